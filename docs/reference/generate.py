@@ -67,7 +67,7 @@ def pages() -> dict[str, str]:
         ),
         "gates.md": models_page(
             "Gates",
-            "`genepool compare --gate` and `genepool train --gate` read a file of gates; see "
+            "`genepool compare --gate`, `genepool train --gate` and `genepool adapt --gate` read a file of gates; see "
             "[Compare models](../how-to/compare-models.md#gates).",
             Gates,
             "",

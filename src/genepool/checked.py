@@ -62,8 +62,12 @@ def is_digest(value: object) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= _HEX
 
 
-def parsed_json(text: object) -> Any:
+def parsed_json(text: object, *, unique: bool = False) -> Any:
     """What a column or a line of JSON holds.
+
+    Args:
+        text: the JSON.
+        unique: refuse a key that stands twice, of which the last would count; for what people write.
 
     Raises:
         ValueError: it is not text, not JSON, holds NaN or infinity, or is nested too deeply.
@@ -71,9 +75,18 @@ def parsed_json(text: object) -> Any:
     if not isinstance(text, str):
         raise ValueError(f"got {kind_of(text)}, expected JSON")
     try:
-        return json.loads(text, parse_constant=_refused)
+        return json.loads(text, parse_constant=_refused, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r:.60} stands twice")
+        found[key] = value
+    return found
 
 
 def numbers(value: object, low: float = -math.inf, high: float = math.inf) -> dict[str, float]:

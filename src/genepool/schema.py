@@ -13,10 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from yaml.constructor import ConstructorError
 
 from genepool.bounded import bounded, read_bytes
@@ -33,6 +34,28 @@ class Strict(BaseModel):
     older_keys: ClassVar[tuple[str, ...]] = ()
     #: Page of the documentation that lists the keys; empty for a part of a file, which is on the page of the whole.
     page: ClassVar[str] = ""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`rate: true` is not a rate of 1, which pydantic would make of it."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = set(_kinds_of(cls.model_fields[info.field_name].annotation))
+            if kinds & {int, float} and not kinds & {bool, Any, object}:
+                raise ValueError(f"got {str(value).lower()}, expected a number")
+        return value
+
+
+def _kinds_of(annotation: Any) -> Iterator[Any]:
+    """The types that a value itself may have, without those of what it holds."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _kinds_of(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for one in get_args(annotation):
+            yield from _kinds_of(one)
+    else:
+        yield origin or annotation
 
 
 class PartError(ValueError):

@@ -14,7 +14,9 @@ import pytest
 from made_series import series_rows, write_series
 from made_streams import image_rows, rows, write_conv_model, write_model, write_stream
 
+from genepool.adaptation import Adaptation
 from genepool.adaptation.stream_model import StreamModel
+from genepool.errors import InputError
 from tests.tasks.tiny_models import write_model as write_language_model
 
 Cli = Callable[..., Any]
@@ -130,8 +132,12 @@ def test_a_model_of_another_kind(cli: Cli, base: Path, forecaster: Path, tmp_pat
     series, stream = write_series(tmp_path / "s"), write_stream(tmp_path / "t", rows(12))
     assert "is a forecaster, and tent adapts classifiers" in refused(cli, forecaster, series, "tent")
     for adapter in ("petsa", "camel", "maml", "refit"):
-        line = refused(cli, base, stream, adapter, "--labels-late", "1")
-        assert f"is a classifier, and {adapter} adapts forecasters of series" in line
+        for model in (base, forecaster):
+            line = refused(cli, model, stream, adapter)
+            assert f"stream.jsonl: is no series, and {adapter} adapts forecasters of series" in line
+    line = refused(cli, base, series, "petsa")
+    assert "s/stream.jsonl: is a series, and" in line
+    assert "base is a model of the digits testbed. Name a forecaster, or another stream." in line
     assert "writes no text, and tt_si learns from what a language model writes" in refused(cli, base, stream, "tt_si")
     wide = write_series(tmp_path / "w", series_rows(30, variables=3))
     line = refused(cli, forecaster, wide, "petsa")
@@ -151,6 +157,46 @@ def test_a_distribution_that_is_none(cli: Cli, base: Path, tmp_path: Path, told:
     line = refused(cli, base, stream, "label_shift", "--set", f"distribution={json.dumps(told)}")
     assert said in line
     assert "distribution" in line
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("--rounds", 100_001), "--rounds: must be a whole number from 1 to 100,000, got 100001"),
+        (("--rounds", 10**12), "--rounds: must be a whole number from 1 to 100,000"),
+        (("--labels-late", 6), "--labels-late: got 6, and the run has 6 batches: no label would ever come"),
+        (("--set", "rate=true"), "--set:rate: got true, expected a number"),
+        (("--trust-tasks", "nope.py"), "'nope.py' does not exist. Try 'genepool adapt --help'"),
+    ],
+)
+def test_what_is_out_of_bounds(cli: Cli, base: Path, tmp_path: Path, typed: tuple[Any, ...], said: str) -> None:
+    stream = write_stream(tmp_path / "s", rows(12), batch=2)
+    rounds = () if typed[0] == "--rounds" else ("--rounds", 1)
+    assert said in refused(cli, base, stream, "tent", *map(str, (*typed, *rounds)))
+
+
+def test_more_than_can_be_planned(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genepool.adaptation.suiting._MOST_PLANNED", 20)
+    stream = write_stream(tmp_path / "s", rows(12))
+    with pytest.raises(InputError, match="--rounds: 2 times 12 examples are 24 predictions, expected at most 20"):
+        Adaptation(base, stream, "tent", rounds=2)
+    for given in ({"rounds": 2.5}, {"rounds": 0}, {"rounds": 1, "labels_late": 1.5}):
+        with pytest.raises(InputError, match="must be a whole number from"):
+            Adaptation(base, stream, "tent", **given)
+
+
+def test_a_clean_set_that_does_not_suit_is_told_before_anything_is_written(
+    cli: Cli, base: Path, forecaster: Path, tmp_path: Path
+) -> None:
+    stream, series = write_stream(tmp_path / "s", rows(12)), write_series(tmp_path / "t")
+    line = refused(cli, base, stream, "tent", "--rounds", "1", "--clean", str(series))
+    assert "base is a model of the digits testbed, which reads no series. Name another --clean." in line
+    line = refused(cli, forecaster, series, "frozen", "--clean", str(stream))
+    assert "s/stream.jsonl: is no series, and" in line
+    bare = [{key: value for key, value in row.items() if key != "answer"} for row in rows(6)]
+    unlabelled = write_stream(tmp_path / "u", bare, source=False)
+    line = refused(cli, base, stream, "tent", "--rounds", "1", "--clean", str(unlabelled))
+    assert "u/stream.jsonl: has no labels" in line
 
 
 @pytest.mark.parametrize("other", ["model", "stream"])

@@ -138,8 +138,8 @@ def test_an_adapter_is_described(name: str) -> None:
 def test_what_is_lacking_is_named(base: Path, tmp_path: Path, name: str) -> None:
     needs = all_adapters()[name].needs
     if _of_series(name):
-        with pytest.raises(InputError, match="is a classifier, and .* adapts forecasters of series"):
-            Adaptation(write_model(tmp_path / "classifier"), write_stream(tmp_path / "s"), name, labels_late=1)
+        with pytest.raises(InputError, match=f"stream.jsonl: is no series, and {name} adapts forecasters of series"):
+            Adaptation(write_model(tmp_path / "classifier"), write_stream(tmp_path / "s"), name)
         if "source examples" in needs:
             with pytest.raises(InputError, match=f"no source examples, which {name} needs"):
                 _run(base, write_series(tmp_path / "bare", source=False), name)
@@ -218,6 +218,22 @@ def test_a_state_whose_tensors_have_other_shapes_is_refused(
     for changed in kinds.values():
         save_file({**whole, changed: torch.zeros(1, 1, 1, 1, 1)}, path)
         with pytest.raises(InputError, match=r"is damaged .*has the shape \[1, 1, 1, 1, 1\]"):
+            run.restore(tmp_path / "state")
+
+
+def test_a_state_that_holds_other_things_is_refused(base: Path, stream: Path, tmp_path: Path) -> None:
+    run = Adaptation(base, stream, "diversity", rounds=1)
+    next(run)
+    run.save(tmp_path / "state")
+    path = tmp_path / "state" / "state.safetensors"
+    whole = load_file(path)
+    name = min(whole)
+    for changed, said in (
+        ({**whole, "zzz": torch.zeros(1)}, "zzz is nothing that the adapter holds"),
+        ({**whole, name: whole[name].long()}, f"{name} is torch.int64, expected torch.float32"),
+    ):
+        save_file(changed, path)
+        with pytest.raises(InputError, match=f"is damaged .*{said}"):
             run.restore(tmp_path / "state")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_streams import rows, write_stream
 
-from genepool.adaptation import ORDERS, Stream, load_stream
+from genepool.adaptation import ORDERS, Adaptation, Stream, load_stream
 from genepool.adaptation.orders import planned
 from genepool.errors import InputError
 
@@ -31,15 +31,15 @@ FAULTS: list[tuple[Callable[[list[dict[str, Any]]], Any], str]] = [
     (_with(input=[float("nan")] * 64), "stream.jsonl:2: an input holds NaN or infinity"),
     (_with(input=["a"] * 64), "not lists of finite numbers"),
     (_with(input=[]), "not lists of finite numbers"),
-    (_with(input=None), "needs either `prompt` or `input`"),
-    (_with(prompt="a"), "needs either `prompt` or `input`"),
+    (_with(input=None), "has neither `prompt` nor `input`"),
+    (_with(prompt="a"), "has both `prompt` and `input`"),
     (_with(input=None, prompt="a"), "has `prompt` where others have `input`"),
     (_with(id="e0"), "id 'e0' is already at"),
     (_with(id=""), "for `id`"),
     (_with(answer=3), "got 3 for `answer`"),
     (_with(domain="a\nb"), "for `domain`"),
-    (_with(severity=6), "got 6 for `severity`"),
-    (_with(known=1), "for `known`"),
+    (_with(severity=6), "got 6 for `severity`, expected a whole number from 1 to 5"),
+    (_with(known=1), "got 1 for `known`, expected true or false"),
     (_with(colour="red"), "unknown key 'colour'"),
     (lambda _: [], "holds no examples"),
     (lambda lines: [lines[0], [1, 2]], "got a list, expected an object"),
@@ -65,6 +65,7 @@ def test_a_fault_is_named(tmp_path: Path, change: Callable[[Any], Any], said: st
         ({"shape": [8, 8]}, "has shape [64], expected [8, 8]"),
         ({"shape": [0]}, "is not a shape"),
         ({"colour": 1}, "colour"),
+        ({"batch": True}, "stream.json:batch: got true, expected a number"),
     ],
 )
 def test_a_fault_of_the_settings_is_named(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
@@ -72,6 +73,68 @@ def test_a_fault_of_the_settings_is_named(tmp_path: Path, settings: dict[str, An
     with pytest.raises(InputError) as error:
         load_stream(folder)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "stream.json: holds a list"),
+        ('{"genepool_stream": 1, "batch": 3, "batch": 4}', "stream.json: cannot be read ('batch' stands twice)"),
+    ],
+)
+def test_settings_that_are_no_settings_are_named(tmp_path: Path, text: str, said: str) -> None:
+    folder = write_stream(tmp_path / "s", rows(6))
+    (folder / "stream.json").write_text(text)
+    with pytest.raises(InputError) as error:
+        load_stream(folder)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["stream.json", "stream.jsonl", "source.jsonl", "labels.jsonl"])
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = write_stream(tmp_path / "s", rows(6))
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    with pytest.raises(InputError, match=f"{name}: is not a regular file"):
+        load_stream(folder)
+
+
+def test_a_class_of_the_source_is_named_in_its_file(tmp_path: Path, base: Path) -> None:
+    folder = write_stream(tmp_path / "s", rows(6))
+    lines = [json.loads(line) for line in (folder / "source.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**line, "answer": "cat"}) + "\n" for line in lines)
+    (folder / "source.jsonl").write_text(text)
+    with pytest.raises(InputError, match=r"source.jsonl:\S+: the answer 'cat' is none of the 10 classes") as error:
+        Adaptation(base, folder, "eata", rounds=1)
+    assert "known: false" not in str(error.value)
+
+
+ONE = [[0.0] * 64]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"inputs": ONE * 2, "answers": ["1"]}, "stream: got 1 answers for 2 inputs. Give one for each"),
+        ({"inputs": ONE * 2, "domains": ["a"] * 3}, "stream: got 3 domains for 2 inputs"),
+        ({"inputs": ONE, "batch": 0}, "stream: got 0 for batch, expected a whole number from 1"),
+        ({"inputs": ONE, "rounds": 2.5}, "stream: got 2.5 for rounds"),
+        ({"inputs": None}, "stream: got nothing for inputs, expected a list"),
+        ({"inputs": "abc"}, "stream: got text for inputs, expected a list"),
+        ({"inputs": []}, "stream: holds no examples"),
+    ],
+)
+def test_what_is_no_stream_in_memory_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as error:
+        Stream.of(**given)
+    assert said in str(error.value)
+
+
+def test_what_is_no_series_in_memory_is_named() -> None:
+    with pytest.raises(InputError, match="series: got 0 for horizon"):
+        Stream.of_series([[0.0]] * 9, 3, 0)
+    with pytest.raises(InputError, match="series: got 1 domains for 9 inputs"):
+        Stream.of_series([[0.0]] * 9, 3, 1, domains=["a"])
 
 
 def test_labels_come_from_a_file_of_their_own(tmp_path: Path) -> None:

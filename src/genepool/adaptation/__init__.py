@@ -26,7 +26,8 @@ from genepool.adaptation.adapter import (
     find_adapter,
 )
 from genepool.adaptation.runner import AdaptationResult, Adapting, read_adapted, run_adaptation
-from genepool.adaptation.stream import ORDERS, Stream, StreamExample, StreamSettings, is_stream, load_stream
+from genepool.adaptation.stream import ORDERS, Stream, StreamSettings, is_stream, load_stream
+from genepool.adaptation.stream_lines import StreamExample
 from genepool.adaptation.stream_step import StreamStep, StreamUpdate
 
 __all__ = [

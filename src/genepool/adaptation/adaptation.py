@@ -17,11 +17,13 @@ from genepool.adaptation.choosing_model import choosing
 from genepool.adaptation.orders import PlannedBatch, planned
 from genepool.adaptation.reading import StreamReader
 from genepool.adaptation.saved_states import read_state, write_state
-from genepool.adaptation.sliding_window import SlidingWindow, check_window
+from genepool.adaptation.sliding_window import SlidingWindow
 from genepool.adaptation.stream import ORDERS, Order, Stream, load_stream
+from genepool.adaptation.stream_lines import StreamExample
 from genepool.adaptation.stream_model import StreamModel
 from genepool.adaptation.stream_step import StreamStep, StreamUpdate
-from genepool.adaptation.stream_task import task_of
+from genepool.adaptation.stream_task import StreamTask, task_of
+from genepool.adaptation.suiting import check_asked, check_held, check_late
 from genepool.checked import differences
 from genepool.errors import InputError, nearest
 from genepool.tasks import open_model
@@ -99,8 +101,9 @@ class Adaptation:
         self.rounds = self.stream.rounds if rounds is None else rounds
         self.labels_late, self.seed, self.dtype = labels_late, seed, dtype
         self.window = window
-        self._check_needs()
+        check_asked(self.adapter, self.stream, self.order, self.rounds, labels_late, window)
         self.batches = planned(self.stream, self.order, self.rounds, seed)
+        check_late(labels_late, len(self.batches))
         self._source = open_model(model, allow_pickle=allow_pickle)
         self.fingerprint = self._source.fingerprint
         loaded = self._source.load(device, dtype)
@@ -128,41 +131,6 @@ class Adaptation:
         self._next, self._position = 0, 0
         self._issued: tuple[PlannedBatch, StreamBatch, StreamStep] | None = None
         self.stopped = False
-
-    def _check_needs(self) -> None:
-        """Refuses what an adapter cannot do with this stream, before a model is loaded."""
-        name, needs = self.adapter.name, self.adapter.needs
-        for what, value in (("--rounds", self.rounds), ("--labels-late", self.labels_late)):
-            least = 1 if what == "--rounds" else 0
-            if value is not None and value < least:
-                raise InputError(f"must be at least {least}, got {value}", where=what, fix=f"Give {least} or more")
-        alone = self.window is None
-        if self.window is not None:
-            check_window(self.window, self.stream, self.adapter)
-        if "several examples" in needs and alone and (self.stream.batch == 1 or len(self.stream.examples) == 1):
-            raise InputError(
-                f"has batches of one example, and {name} compares the examples of a batch",
-                where=self.stream.where,
-                fix="Add --window W, set `batch` in stream.json to 2 or more, or choose another --adapter",
-            )
-        if self.stream.horizon:
-            self._check_series()
-        elif "late labels" in needs and self.labels_late is None:
-            raise InputError(f"{name} learns from late labels", where="--adapter", fix="Add --labels-late N")
-        if self.labels_late is not None and all(one.answer is None for one in self.stream.examples):
-            raise InputError(
-                "has no labels that could come late", where=self.stream.where, fix="Leave --labels-late out"
-            )
-
-    def _check_series(self) -> None:
-        """Refuses what would show a series out of time, or what was learned from."""
-        for what, wrong, why in (
-            ("--order", self.order != "file", f"a series comes in the order of time, got {self.order}"),
-            ("--rounds", self.rounds != 1, "a series is gone through once: later rounds were learned from"),
-            ("--labels-late", self.labels_late is not None, "the truth of a series comes as time passes"),
-        ):
-            if wrong:
-                raise InputError(why, where=what, fix="Leave it out")
 
     def _check_batches(self) -> None:
         """Refuses batches of one example where a layer normalises by the batch, and texts where images are needed."""
@@ -253,15 +221,7 @@ class Adaptation:
         Raises:
             InputError: they do not suit the model.
         """
-        if stream.horizon and stream.shape[-1] != self.model.variables:
-            raise InputError(
-                f"has {stream.shape[-1]} variables, expected {self.model.variables} as the stream has",
-                where=stream.where,
-                fix="Name another --clean",
-            )
-        reader = StreamReader(self._frozen_model.asked, stream)
-        task = task_of(stream, self._frozen_model, reader)
-        examples = [one for one in stream.examples if one.answer is not None and one.known]
+        reader, task, examples = self.looking(stream)
         cuts = [examples[at : at + self.stream.batch] for at in range(0, len(examples), self.stream.batch)]
         if len(cuts) > 1 and len(cuts[-1]) == 1:
             cuts[-2:] = [cuts[-2] + cuts[-1]]
@@ -273,6 +233,31 @@ class Adaptation:
                 ours += task.scores(self.adapter.look(inputs).cpu(), cut)
                 theirs += task.scores(self._frozen_model.predictions(inputs), cut)
         return ours, theirs
+
+    def looking(self, stream: Stream) -> tuple[StreamReader, StreamTask, list[StreamExample]]:
+        """What `look` asks: how other examples are read and scored, and those of them that count.
+
+        Raises:
+            InputError: they do not suit the model.
+        """
+        fix = "Name another --clean"
+        if bool(stream.horizon) != bool(self.stream.horizon):
+            what, reads = ("is a series", "reads no") if stream.horizon else ("is no series", "reads")
+            what = f"{what}, and {self.model.title} is {self.model.asked.kind}, which {reads} series"
+            raise InputError(what, where=stream.where, fix=fix)
+        if stream.horizon and stream.shape[-1] != self.model.variables:
+            raise InputError(
+                f"has {stream.shape[-1]} variables, expected {self.model.variables} as the stream has",
+                where=stream.where,
+                fix=fix,
+            )
+        reader = StreamReader(self._frozen_model.asked, stream)
+        examples = [one for one in stream.examples if one.answer is not None and one.known]
+        if not examples:
+            raise InputError("has no labels", where=stream.where, fix=fix)
+        # A prompt that cannot be read is told here, before anything is written.
+        reader.inputs(examples[:1])
+        return reader, task_of(stream, self._frozen_model, reader), examples
 
     def _batch(self, plan: PlannedBatch) -> StreamBatch:
         return self._joined([plan])
@@ -368,6 +353,7 @@ class Adaptation:
             )
         try:
             self.adapter.restore(type(state)(state.tensors, values["adapter"]))
+            check_held(state, self.adapter.state())
             self.watch.restore(values["watch"])
             self._next, self._position = int(values["batches"]), int(values["position"])
             self.stopped = bool(values["stopped"])

@@ -62,13 +62,22 @@ def learned_change(base: Weights, tensors: Mapping[str, torch.Tensor], name: str
                 fix="Keep the state instead, or choose an adapter that trains other tensors",
             )
     now = {one: tensor.detach().cpu().float() for one, tensor in tensors.items()}
-    if not all(bool(tensor.isfinite().all()) for tensor in now.values()):
+    if not _are_numbers(now):
         return None
     if all(torch.equal(tensor, base.read(one).float()) for one, tensor in now.items()):
         return None
     kept = {one: base.read(one) for one in known if one not in now}
     tuned = TensorWeights({**kept, **now}, name, folder=base.folder, config=base.config, aliases=base.aliases())
     return LearnedChange(tuned, base, now)
+
+
+def why_no_skill(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Why `learned_change` gives None for these tensors, as a clause."""
+    return "no tensor of the model is another" if _are_numbers(tensors) else "a weight is no number any more"
+
+
+def _are_numbers(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
 def write_learned(change: LearnedChange, out: Path, lineage: Mapping[str, Any]) -> Path:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genepool.adaptation.stream import SEVERITIES, Order, Stream
+from genepool.adaptation.stream import Order, Stream
+from genepool.adaptation.stream_lines import SEVERITIES
 from genepool.errors import InputError
 from genepool.seeding import numpy_generator
 

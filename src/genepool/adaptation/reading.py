@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from genepool.adaptation.adapter import SourceExamples
-from genepool.adaptation.stream import Stream, StreamExample
+from genepool.adaptation.stream import Stream
+from genepool.adaptation.stream_lines import StreamExample
 from genepool.adaptation.stream_model import Inputs
 from genepool.errors import InputError, listed
 from genepool.tasks.answers import Question
@@ -109,14 +110,15 @@ class StreamReader:
         return SourceExamples(tuple(map(self.inputs, parts)), tuple(map(self.targets, parts)), domains)
 
     def _check_answers(self) -> None:
-        for part in (self._stream.examples, self._stream.source):
+        stream, advice = self._stream, "; mark others with `known: false`"
+        for where, fix, part in ((stream.where, advice, stream.examples), (stream.source_where, "", stream.source)):
             for one in part:
                 if one.known and one.answer is not None and one.answer not in self._labels:
                     what = f"the answer {one.answer[:40]!r} is none of the {len(self._labels)} classes"
                     raise InputError(
                         f"{what} of {self._model.title}",
-                        where=f"{self._stream.where}:{one.key}",
-                        fix=f"Its classes are {listed(self._labels)}; mark others with `known: false`",
+                        where=f"{where}:{one.key}",
+                        fix=f"Its classes are {listed(self._labels)}{fix}",
                     )
 
 

@@ -22,10 +22,11 @@ from genepool import locking, progress, staging
 from genepool.adaptation.adaptation import Adaptation
 from genepool.adaptation.augmentation import told_cost
 from genepool.adaptation.domain_course import domain_ends, part_of
-from genepool.adaptation.learned_skill import learned_change, write_learned
+from genepool.adaptation.learned_skill import learned_change, why_no_skill, write_learned
 from genepool.adaptation.results import CLEAN, WHOLE, comparison_of, results_of
 from genepool.adaptation.saved_states import has_state
-from genepool.adaptation.stream import Stream, StreamExample, is_stream, load_stream
+from genepool.adaptation.stream import Stream, is_stream, load_stream
+from genepool.adaptation.stream_lines import StreamExample
 from genepool.adaptation.stream_record import StreamRecord
 from genepool.adaptation.stream_step import StreamStep
 from genepool.bounded import read_text
@@ -136,6 +137,8 @@ def run_adaptation(
             device=device, dtype=recipe.dtype, allow_pickle=allow_pickle,
             threads=recipe.threads or _known_threads(out, overwrite),
         )  # fmt: skip
+    if clean is not None:
+        run.looking(clean)
     if run.augments:
         progress.message(told_cost(run.augmentation_cost))
     with locking.locked(out), locking.reporting_full_disk(out):
@@ -269,6 +272,7 @@ def _finished(run: Adaptation, record: StreamRecord, out: Path, recipe: Adapting
         "batches": run.done,
         "stopped": run.stopped,
         "skill": None if change is None else SKILL_FILE,
+        "no_skill": why_no_skill(run.adapter.result()) if change is None else "",
         "trains": run.adapter.trains,
         "augments": run.augments,
         "augmentation_cost": run.augmentation_cost,
@@ -386,6 +390,8 @@ _KEYS: dict[str, Callable[[Any], bool]] = {
     "batches": is_whole,
     "seed": is_whole,
     "skill": lambda value: value in (None, SKILL_FILE),
+    # Runs of before did not say why there is none.
+    "no_skill": lambda value: value is None or is_line(value, 200),
     "frozen": _maybe,
     "adapted": _maybe,
     "difference": _is_interval,

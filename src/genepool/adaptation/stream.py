@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,23 +18,20 @@ from pydantic import Field
 
 from genepool.adaptation.named_files import content_digest, file_digest
 from genepool.adaptation.series import SeriesLine, checked_lines, windows_of, written
+from genepool.adaptation.stream_lines import StreamExample, examples_of, labelled, lines_of
 from genepool.bounded import read_text
-from genepool.checked import is_line, is_number, is_text, is_whole, kind_of, parsed_json
-from genepool.errors import InputError, nearest, refuse_newer
+from genepool.checked import is_line, is_whole, kind_of, parsed_json
+from genepool.errors import InputError, refuse_newer
 from genepool.schema import Strict, validate
 
 STREAM_FILE, EXAMPLES_FILE, LABELS_FILE, SOURCE_FILE = "stream.json", "stream.jsonl", "labels.jsonl", "source.jsonl"
 FORMAT = 1
 Order = Literal["file", "shuffled", "correlated", "gradual", "reset", "mixed"]
 ORDERS: tuple[Order, ...] = get_args(Order)
-#: Severities of a stream whose order is gradual.
-SEVERITIES = range(1, 6)
-
-_KEYS = ("id", "prompt", "input", "answer", "domain", "severity", "known")
-_LABEL_KEYS = ("id", "answer")
+# Of all that is counted.
+_MOST = 100_000
 # Of answers to choose among: each is read for each example.
 _MOST_CHOICES = 1000
-_FIX = 'Write lines like {"id": "1", "prompt": "...", "answer": "...", "domain": "noise"}'
 
 
 class StreamSettings(Strict):
@@ -47,47 +44,18 @@ class StreamSettings(Strict):
     order: Order = Field(
         "file", description="In which order the examples come, unless `--order` says another; see below."
     )
-    batch: int = Field(64, ge=1, le=100_000, description="Examples that are predicted together.")
-    rounds: int = Field(15, ge=1, le=100_000, description="How often the stream is gone through, unless `--rounds` is.")
+    batch: int = Field(64, ge=1, le=_MOST, description="Examples that are predicted together.")
+    rounds: int = Field(15, ge=1, le=_MOST, description="How often the stream is gone through, unless `--rounds` is.")
     shape: list[int] | None = Field(None, description="The shape of every `input`; that of the first one when null.")
     choices: list[str] = Field(
         default_factory=list,
         description="The answers that a causal language model chooses among; none for other models.",
     )
     lookback: int | None = Field(
-        None, ge=1, le=100_000, description="Of a series: steps of the past that a model reads; see below."
+        None, ge=1, le=_MOST, description="Of a series: steps of the past that a model reads; see below."
     )
-    horizon: int | None = Field(None, ge=1, le=100_000, description="Of a series: steps that a model forecasts.")
-    stride: int = Field(1, ge=1, le=100_000, description="Of a series: steps from one window to the next.")
-
-
-@dataclass(frozen=True)
-class StreamExample:
-    """One example.
-
-    Attributes:
-        key: its id.
-        prompt: what a model reads: a text, or the file of an image; None where there are numbers.
-        numbers: values of an input, flat; empty where there is a prompt.
-        answer: the right class; None where no label ever comes.
-        domain: where it is from, such as the name of a corruption.
-        severity: from 1 to 5; None where it says none.
-        known: whether its class is one that the model can know.
-        image: SHA-256 of the image that the prompt names, hex; empty where the stream's folder tells it.
-        future: of a series, the flat values that follow the window; empty for other streams.
-        end: of a series, the number of the window's last step; -1 for other streams.
-    """
-
-    key: str
-    prompt: str | None
-    numbers: tuple[float, ...]
-    answer: str | None
-    domain: str = ""
-    severity: int | None = None
-    known: bool = True
-    image: str = ""
-    future: tuple[float, ...] = ()
-    end: int = -1
+    horizon: int | None = Field(None, ge=1, le=_MOST, description="Of a series: steps that a model forecasts.")
+    stride: int = Field(1, ge=1, le=_MOST, description="Of a series: steps from one window to the next.")
 
 
 @dataclass(frozen=True)
@@ -141,8 +109,10 @@ class Stream:
             name, batch, rounds, choices: as above.
 
         Raises:
-            InputError: there are none, their shapes differ, a value is no number, or the choices are no answers.
+            InputError: there are none, their shapes differ, a value is no number, the choices are no answers, or there
+                are not as many answers or domains as inputs.
         """
+        _check_given(name, inputs, {"answers": answers, "domains": domains}, {"batch": batch, "rounds": rounds})
         answers = [None] * len(inputs) if answers is None else answers
         domains = [""] * len(inputs) if domains is None else domains
         rows: list[dict[str, Any]] = []
@@ -150,7 +120,7 @@ class Stream:
             given = {"prompt": value} if isinstance(value, str | Path) else {"input": _listed(value)}
             given = {key: str(one) if isinstance(one, Path) else one for key, one in given.items()}
             rows.append({"id": str(at), **given, "answer": answer, "domain": domain})
-        examples, shape = _examples([(f"{name}:{at}", row) for at, row in enumerate(rows)], name, None)
+        examples, shape = examples_of([(f"{name}:{at}", row) for at, row in enumerate(rows)], name, None)
         examples = tuple(
             replace(one, image=file_digest(value)) if isinstance(value, Path) else one
             for one, value in zip(examples, inputs, strict=True)
@@ -175,12 +145,14 @@ class Stream:
         Raises:
             InputError: a value is no number, steps have unlike many, or there are too few.
         """
+        whole = {"batch": batch, "lookback": lookback, "horizon": horizon, "stride": stride}
+        _check_given(name, values, {"domains": domains}, whole)
         domains = [""] * len(values) if domains is None else domains
         rows = [
             (f"{name}:{at}", {"id": str(at), "input": _listed(step), "domain": domain})
             for at, (step, domain) in enumerate(zip(values, domains, strict=True))
         ]
-        lines, shape = _examples(rows, name, None)
+        lines, shape = examples_of(rows, name, None)
         examples = _windows(lines, shape, (lookback, horizon, stride), name)
         return cls(name, examples, "file", batch, 1, (lookback, *shape), (), (), name, horizon=horizon)
 
@@ -204,6 +176,11 @@ class Stream:
         return total.hexdigest()
 
     @property
+    def source_where(self) -> str:
+        """The file of the source examples, for errors."""
+        return self.where if self.folder is None else str(self.folder / SOURCE_FILE)
+
+    @property
     def domains(self) -> tuple[str, ...]:
         """The domains, in the order in which they first come in the file."""
         return tuple(dict.fromkeys(one.domain for one in self.examples))
@@ -224,21 +201,21 @@ def load_stream(folder: str | Path) -> Stream:
     file = folder / STREAM_FILE
     if not folder.is_dir():
         raise InputError("no such folder", where=folder, fix="Name the folder of a stream")
-    if not file.is_file():
+    if not file.exists():
         raise InputError(
             f"holds no {STREAM_FILE}", where=folder, fix="Name the folder of a stream; docs/reference/stream.md"
         )
     settings = _settings(file)
     shape = None if settings.shape is None else tuple(settings.shape)
     path = folder / EXAMPLES_FILE
-    examples, shape = _examples(_lines(path), str(path), shape)
+    examples, shape = examples_of(lines_of(path), str(path), shape)
     if settings.lookback is not None:
         return _series(settings, examples, shape, folder)
-    if (folder / LABELS_FILE).is_file():
-        examples = _labelled(examples, folder / LABELS_FILE)
+    if (folder / LABELS_FILE).exists():
+        examples = labelled(examples, folder / LABELS_FILE)
     source: tuple[StreamExample, ...] = ()
-    if (folder / SOURCE_FILE).is_file():
-        source, _ = _examples(_lines(folder / SOURCE_FILE), str(folder / SOURCE_FILE), shape or None)
+    if (folder / SOURCE_FILE).exists():
+        source, _ = examples_of(lines_of(folder / SOURCE_FILE), str(folder / SOURCE_FILE), shape or None)
         if (missing := next((one for one in source if one.answer is None), None)) is not None:
             raise InputError(
                 "a source example has no `answer`", where=f"{folder / SOURCE_FILE}:{missing.key}", fix="Give its class"
@@ -261,7 +238,7 @@ def _series(settings: StreamSettings, lines: tuple[StreamExample, ...], shape: t
     assert settings.lookback is not None
     assert settings.horizon is not None
     path, source_path = folder / EXAMPLES_FILE, folder / SOURCE_FILE
-    if (folder / LABELS_FILE).is_file():
+    if (folder / LABELS_FILE).exists():
         raise InputError("a series brings its own labels", where=folder / LABELS_FILE, fix="Remove the file")
     if settings.order != "file":
         raise InputError(
@@ -280,8 +257,8 @@ def _series(settings: StreamSettings, lines: tuple[StreamExample, ...], shape: t
     cut = (settings.lookback, settings.horizon, settings.stride)
     examples = _windows(lines, shape, cut, str(path))
     source: tuple[StreamExample, ...] = ()
-    if source_path.is_file():
-        before, _ = _examples(_lines(source_path), str(source_path), shape)
+    if source_path.exists():
+        before, _ = examples_of(lines_of(source_path), str(source_path), shape)
         source = _windows(before, shape, cut, str(source_path))
     name, whole = settings.name or folder.resolve().name, (settings.lookback, *shape)
     return Stream(name, examples, "file", settings.batch, 1, whole, source, (), str(path), folder, settings.horizon)
@@ -301,10 +278,12 @@ def _windows(
 
 def _settings(file: Path) -> StreamSettings:
     try:
-        plain = parsed_json(read_text(file, fix="Write it as JSON"))
+        plain = parsed_json(read_text(file, fix="Write it as JSON"), unique=True)
     except ValueError as error:
         raise InputError(f"cannot be read ({error})", where=file, fix='Write {"genepool_stream": 1}') from None
-    if isinstance(plain, dict):
+    if not isinstance(plain, dict):
+        raise InputError(f"holds {kind_of(plain)}", where=file, fix='Write {"genepool_stream": 1}')
+    else:
         refuse_newer("stream", plain.get("genepool_stream"), FORMAT, f"{file}:genepool_stream")
     settings = validate(StreamSettings, plain, file)
     if settings.genepool_stream != FORMAT:
@@ -339,107 +318,20 @@ def _choices(given: list[str], where: str) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """What the lines of a file hold, each with its place."""
-    text = read_text(path, fix="Write one JSON object a line")
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield f"{path}:{number}", parsed_json(line)
-            except ValueError as error:
-                what = "an input holds NaN or infinity" if str(error).startswith("holds ") else f"is not JSON ({error})"
-                raise InputError(what, where=f"{path}:{number}", fix="Correct the line, or leave it out") from None
-
-
-def _examples(
-    lines: Any, where: str, shape: tuple[int, ...] | None
-) -> tuple[tuple[StreamExample, ...], tuple[int, ...]]:
-    """The examples of some lines, and the shape that all of their inputs have."""
-    found: list[StreamExample] = []
-    seen: dict[str, str] = {}
-    for place, row in lines:
-        example, own = _example(row, place)
-        if example.key in seen:
-            what = f"id {example.key!r} is already at {seen[example.key]}"
-            raise InputError(what, where=place, fix="Give each its own")
-        seen[example.key] = place
-        if found and (example.prompt is None) != (found[0].prompt is None):
-            what = "has `prompt` where others have `input`, or the reverse"
-            raise InputError(what, where=place, fix="Write all alike")
-        if example.prompt is None:
-            shape = own if shape is None else shape
-            if own != shape:
-                what = f"its input has shape {list(own)}, expected {list(shape)}"
-                raise InputError(what, where=place, fix="Shape all inputs alike")
-        found.append(example)
-    if not found:
-        raise InputError("holds no examples", where=where, fix=_FIX)
-    return tuple(found), () if found[0].prompt is not None or shape is None else shape
-
-
-def _example(row: Any, where: str) -> tuple[StreamExample, tuple[int, ...]]:
-    if not isinstance(row, dict):
-        raise InputError(f"got {kind_of(row)}, expected an object", where=where, fix=_FIX)
-    for key in row:
-        if key not in _KEYS:
-            raise InputError(f"unknown key '{key:.40}'", where=where, fix=nearest(str(key), _KEYS))
-    prompt, numbers = row.get("prompt"), row.get("input")
-    shape: tuple[int, ...] = ()
-    if (prompt is None) == (numbers is None):
-        raise InputError("needs either `prompt` or `input`", where=where, fix=_FIX)
-    if prompt is not None and not is_text(prompt):
-        raise InputError(f"got {kind_of(prompt)} for `prompt`, expected text", where=where, fix=_FIX)
-    flat: list[float] = []
-    if numbers is not None:
-        shape = _flattened(numbers, flat, where)
-    wrong = {
-        "id": not (is_line(row.get("id"), 1000) and row["id"]),
-        "answer": not (row.get("answer") is None or is_line(row["answer"], 1000)),
-        "domain": not is_line(row.get("domain", ""), 200),
-        "severity": not (row.get("severity") is None or is_whole(row["severity"], SEVERITIES[0], SEVERITIES[-1])),
-        "known": not isinstance(row.get("known", True), bool),
-    }
-    if (key := next((key for key, bad in wrong.items() if bad), None)) is not None:
-        raise InputError(f"got {row.get(key)!r:.60} for `{key}`", where=where, fix="See docs/reference/stream.md")
-    example = StreamExample(
-        row["id"], prompt, tuple(flat), row.get("answer"), row.get("domain", ""), row.get("severity"),
-        row.get("known", True),
-    )  # fmt: skip
-    return example, shape
-
-
-def _flattened(value: Any, flat: list[float], where: str, depth: int = 0) -> tuple[int, ...]:
-    """Puts nested lists of numbers into one list; their shape."""
-    if is_number(value):
-        flat.append(float(value))
-        return ()
-    if not isinstance(value, list) or not value or depth > 4:
-        raise InputError("its input is not lists of finite numbers", where=where, fix="Write numbers; no NaN")
-    shapes = {_flattened(one, flat, where, depth + 1) for one in value}
-    if len(shapes) > 1:
-        raise InputError("the lists of its input have unequal lengths", where=where, fix="Make them alike")
-    return (len(value), *shapes.pop())
+def _check_given(name: str, inputs: Any, beside: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
+    """Refuses what is no sequence, or not as long as the inputs, and what is no count."""
+    for what, one in {"inputs": inputs, **beside}.items():
+        if one is None and what != "inputs":
+            continue
+        if isinstance(one, str) or not hasattr(one, "__len__"):
+            raise InputError(f"got {kind_of(one)} for {what}, expected a list", where=name)
+        if len(one) != len(inputs):
+            raise InputError(f"got {len(one):,} {what} for {len(inputs):,} inputs", where=name, fix="Give one for each")
+    for what, count in counts.items():
+        if not is_whole(count, 1, _MOST):
+            raise InputError(f"got {count!r:.40} for {what}, expected a whole number from 1 to {_MOST:,}", where=name)
 
 
 def _listed(value: Any) -> Any:
     """Arrays and tensors as lists."""
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _labelled(examples: tuple[StreamExample, ...], path: Path) -> tuple[StreamExample, ...]:
-    """The examples with the answers of a file of labels."""
-    labels: dict[str, str] = {}
-    known = {one.key: one for one in examples}
-    for place, row in _lines(path):
-        good = isinstance(row, dict) and set(row) == set(_LABEL_KEYS)
-        if not good or not all(is_line(one, 1000) for one in row.values()):
-            raise InputError("is not a label", where=place, fix='Write lines like {"id": "1", "answer": "cat"}')
-        key = row["id"]
-        if key not in known:
-            raise InputError(
-                f"a label for {key!r:.60}, an example that never came", where=place, fix=f"Add it to {EXAMPLES_FILE}"
-            )
-        if key in labels or known[key].answer is not None:
-            raise InputError(f"a second label for {key!r:.60}", where=place, fix="Leave one of them out")
-        labels[key] = row["answer"]
-    return tuple(one if one.key not in labels else replace(one, answer=labels[one.key]) for one in examples)

@@ -20,7 +20,8 @@ from genepool.adaptation.watch import Alarms, SeriesWatch, Watch
 
 if TYPE_CHECKING:
     from genepool.adaptation.reading import StreamReader
-    from genepool.adaptation.stream import Stream, StreamExample
+    from genepool.adaptation.stream import Stream
+    from genepool.adaptation.stream_lines import StreamExample
 
 
 class StreamTask(ABC):

@@ -220,7 +220,7 @@ def _show(result: AdaptationResult, page: Path) -> None:
         tables.print_text(f"the watch stopped the run after {told['batches']:,} batches")
     if told["clean_after"] is not None:
         tables.print_text(f"clean: {told['clean_before']:.3f} before, {told['clean_after']:.3f} after")
-    skill = "no tensor of the model is another" if told["skill"] is None else str(result.out / told["skill"])
+    skill = str(result.out / told["skill"]) if told["skill"] else told.get("no_skill") or "none"
     tables.print_text(f"the verdict: {told['verdict'] or 'unknown, since there are no labels'}")
     tables.print_text(f"the skill: {skill}\nthe page: {page}")
 

@@ -178,7 +178,8 @@ def _run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         # Without any argument the help has been printed, and the message is empty.
         message = error.format_message()
-        return _fail(f"{_flat(message)} Try 'genepool --help'.", 2) if message else 2
+        typed = getattr(getattr(error, "ctx", None), "command_path", "genepool")
+        return _fail(f"{_flat(message)} Try '{typed} --help'.", 2) if message else 2
     except GenepoolError as error:
         return _fail(str(error), error.exit_code)
     except Exception as error:

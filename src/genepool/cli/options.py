@@ -84,7 +84,7 @@ AllowPickleOption = Annotated[
 ]
 TrustTasksOption = Annotated[
     list[Path] | None,
-    typer.Option("--trust-tasks", help="Run the code of this task file (.py or lm-eval's); repeatable."),
+    typer.Option("--trust-tasks", exists=True, help="Run the code of this task file (.py or lm-eval's); repeatable."),
 ]
 PluginOption = Annotated[
     list[Path] | None,

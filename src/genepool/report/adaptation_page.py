@@ -178,7 +178,7 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         **(_series_facts(told["error"]) if told.get("error") else {}),
         "batches": f"{told['batches']:,} in {told['rounds']:,} rounds{stopped}",
         "resets": f"{told['resets']:,}",
-        "skill": told["skill"] or "none: no tensor of the model is another, or one is no number",
+        "skill": told["skill"] or "none: " + (told.get("no_skill") or "nothing changed, or not to numbers"),
         "seed": str(told["seed"]),
         "genepool": version("genepool"),
     }
