@@ -144,7 +144,9 @@ def test_a_second_training_in_the_folder_of_one_that_runs_names_its_process(
     cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
     line = ["train", small_world / "tasks" / "first", "--base", small_world / "base", "--out", tmp_path / "run"]
-    first = subprocess.Popen([sys.executable, "-m", "genepool", *map(str, line), "--steps", "100000", "-q"])
+    first = subprocess.Popen(
+        [sys.executable, "-m", "genepool", *map(str, line), "--steps", "100000", "--patience", "0", "-q"]
+    )
     try:
         until = time.monotonic() + 120
         while not (tmp_path / "run" / "run.sqlite").is_file() and time.monotonic() < until:
