@@ -602,6 +602,8 @@ DAMAGE: list[tuple[str, Any, str]] = [
     ("labels", {"tensors": 3}, "composition.json:labels.tensors: is not a list of names"),
     ("base", {"path": 3}, "its path or its fingerprint is damaged"),
     ("record", [], "composition.json:record: got a list"),
+    ("recrd", {}, "composition.json: unknown key 'recrd'. Did you mean 'record'"),
+    ("tensors", ["coefficients", "more"], "composition.json:tensors: names other tensors than router.safetensors"),
 ]
 
 
@@ -637,7 +639,11 @@ def test_a_file_outside_the_folder_is_not_opened_as_a_bundled_skill(
         ({}, "coefficients: the tensor is missing"),
         ({"coefficients": torch.zeros(2, 3, 1)}, r"coefficients: has shape \[2, 3, 1\], expected \[2, 32, 1\]"),
         ({"coefficients": torch.full((2, 32, 1), float("nan"))}, "holds values that are no finite numbers"),
-        ({"coefficients": torch.zeros(2, 32, 1, dtype=torch.int64)}, "holds values that are no finite numbers"),
+        ({"coefficients": torch.zeros(2, 32, 1, dtype=torch.int64)}, "coefficients: is of type int64, expected floats"),
+        (
+            {"coefficients": torch.zeros(2, 32, 1), "more": torch.zeros(1)},
+            "safetensors:more: the composition has no such",
+        ),
         (None, "router.safetensors: is damaged"),
     ],
 )

@@ -52,7 +52,7 @@ class Saved:
         """A tensor of a shape, as float32; None stands for any size.
 
         Raises:
-            InputError: it is missing, has another shape, or holds NaN or infinity.
+            InputError: it is missing, has another shape or no floats, or holds NaN or infinity.
         """
         import torch
 
@@ -67,7 +67,12 @@ class Saved:
                 where=f"{self.where}:{name}",
                 fix="Compose it again",
             )
-        if not found.is_floating_point() or not bool(torch.isfinite(found).all()):
+        if not found.is_floating_point():
+            kind = str(found.dtype).removeprefix("torch.")
+            raise InputError(
+                f"is of type {kind}, expected floats", where=f"{self.where}:{name}", fix="Compose it again"
+            )
+        if not bool(torch.isfinite(found).all()):
             raise InputError(
                 "holds values that are no finite numbers", where=f"{self.where}:{name}", fix="Compose it again"
             )

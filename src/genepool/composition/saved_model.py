@@ -19,6 +19,7 @@ from genepool.checked import is_digest, is_line, kind_of
 from genepool.composition.card import composition_card
 from genepool.composition.composer import ComposerOptions, find_composer, make_composer
 from genepool.composition.composition import Composition, Saved
+from genepool.composition.saved_parts import all_labels, check_keys, check_parts
 from genepool.composition.skill_set import ComposedSkill, Members, SkillSet, common_base, open_skill
 from genepool.errors import InputError, one_line, refuse_newer
 from genepool.saved_models import folder_and_task
@@ -33,6 +34,18 @@ if TYPE_CHECKING:
 
 MARKER, ROUTER_FILE, SKILLS_FOLDER = "composition.json", "router.safetensors", "skills"
 _VERSION = 1
+_KEYS = (
+    "genepool_composition",
+    "genepool",
+    "method",
+    "parameters",
+    "base",
+    "skills",
+    "models",
+    "tensors",
+    "labels",
+    "record",
+)
 _AGAIN = "Compose it again"
 # Of a fingerprint, what is said to people.
 _SHOWN = 12
@@ -72,7 +85,7 @@ def save_composition(composition: Composition, out: Path, *, bundle: bool = Fals
             "skills": skills,
             "models": composition.model_fingerprints(),
             "tensors": sorted(tensors),
-            "labels": {name: list(values) for name, values in composition.labels.items()},
+            "labels": all_labels(composition),
             "record": composition.record,
         }
         save_file(tensors, folder / ROUTER_FILE, {"format": "pt"})
@@ -101,6 +114,7 @@ def load_composition(folder: str | Path, *, allow_pickle: bool = False) -> Compo
     refuse_newer("composition", said.get("genepool_composition"), _VERSION, place)
     if said.get("genepool_composition") != _VERSION:
         raise InputError("is no composition of genepool's", where=place, fix=_AGAIN)
+    check_keys(said, _KEYS, str(place))
     method = _part(said, "method", str, place)
     parameters = _located(method, _part(said, "parameters", dict, place), folder)
     composer = make_composer(method, parameters, f"{place}:parameters")
@@ -115,6 +129,9 @@ def load_composition(folder: str | Path, *, allow_pickle: bool = False) -> Compo
     composer.check_saved(len(skills.skills), labels, f"{place}:skills")
     saved = Saved(skills, _tensors(folder), labels, _part(said, "record", dict, place), str(folder / ROUTER_FILE))
     composition = composer.restore(saved)
+    check_parts(
+        composition, saved, said.get("tensors"), place, bundled=any("bundled" in entry for entry in said["skills"])
+    )
     composition.name = str(folder)
     if composition.model_fingerprints() != said.get("models", {}):
         named = ", ".join(f"`{key}`" for key in type(composer.options).models)
@@ -187,6 +204,7 @@ def _part(said: Mapping[str, Any], key: str, kind: type, place: Path) -> Any:
 def _open_skills(folder: Path, said: Mapping[str, Any], members: Members, allow_pickle: bool) -> SkillSet:
     place = folder / MARKER
     base_said, entries = _part(said, "base", dict, place), _part(said, "skills", list, place)
+    check_keys(base_said, ("path", "fingerprint"), f"{place}:base")
     reference, fingerprint = base_said.get("path"), base_said.get("fingerprint")
     if not is_line(reference) or not is_digest(fingerprint):
         raise InputError("its path or its fingerprint is damaged", where=f"{place}:base", fix=_AGAIN)
@@ -233,6 +251,7 @@ def _checked_entry(entry: object, where: str) -> tuple[str, str, str, bool]:
         raise InputError(f"got {kind_of(entry)}", where=where, fix=_AGAIN)
     name, digest = entry.get("name"), entry.get("fingerprint")
     bundled = "bundled" in entry
+    check_keys(entry, ("name", "fingerprint", "bundled" if bundled else "path"), where)
     path = entry.get("bundled") if bundled else entry.get("path")
     if not is_line(name) or not is_digest(digest) or not is_line(path):
         raise InputError("its name, fingerprint or path is damaged", where=where, fix=_AGAIN)

@@ -87,6 +87,14 @@ def test_a_damaged_folder_is_refused(cli: Cli, made: Path, text_bed: Path, tmp_p
         assert answer.code == 2
         assert message in answer.err
         assert "Traceback" not in answer.err
+    if calm:
+        save_file(tensors, out / "router.safetensors", {"format": "pt"})
+        said = json.loads((out / "composition.json").read_text())
+        said["parameters"]["connections"] = 1
+        (out / "composition.json").write_text(json.dumps(said))
+        answer = cli("evaluate", out, "--tasks", text_bed / "tasks")
+        assert answer.code == 2
+        assert "router.safetensors:1.gain: the composition has no such tensor, by its options" in answer.err
 
 
 @pytest.mark.slow

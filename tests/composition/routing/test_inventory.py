@@ -215,3 +215,10 @@ def test_damaged_modules_are_refused(cli: Cli, pretrained: Path, tmp_path: Path)
     name = next(one for one in tensors if one.startswith("down/"))
     save_file({**tensors, name: tensors[name][:, :, :2].contiguous()}, file, {"format": "pt"})
     refused(cli("generate", f"{folder}#one", "--prompt", "a="), name, "inputs are not cut into")
+    save_file(tensors, file, {"format": "pt"})
+    said = json.loads((folder / "composition.json").read_text())
+    said["parameters"]["heads"] *= 2
+    (folder / "composition.json").write_text(json.dumps(said))
+    refused(
+        cli("generate", f"{folder}#one", "--prompt", "a="), "router.safetensors:down/", "heads, and the options ask"
+    )

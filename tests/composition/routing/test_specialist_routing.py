@@ -179,6 +179,23 @@ def test_a_damaged_or_altered_folder_is_refused(cli: Cli, made: Path, bed: Path,
     assert load_composition(made).fingerprint == load_composition(made).fingerprint
 
 
+def test_an_edited_folder_is_refused(cli: Cli, made: Path, bed: Path, tmp_path: Path) -> None:
+    """Skills in another order than the router learned them in, and a tensor that nobody asked for."""
+    out = tmp_path / "out"
+    shutil.copytree(made, out)
+    said = json.loads((made / "composition.json").read_text())
+    asked = ("evaluate", out, "--tasks", bed / "tasks")
+    (out / "composition.json").write_text(json.dumps({**said, "skills": said["skills"][::-1]}))
+    told = cli(*asked)
+    assert told.code == 2
+    assert "labels.skills: names first and second, and the composition has second and first" in told.err
+    (out / "composition.json").write_text(json.dumps({**said, "labels": {**said["labels"], "answerd": ["first"]}}))
+    assert "composition.json:labels: unknown label 'answerd'" in cli(*asked).err
+    (out / "composition.json").write_text(json.dumps(said))
+    save_file({**load_file(made / "router.safetensors"), "more": torch.zeros(1)}, out / "router.safetensors")
+    assert "router.safetensors:more: the composition has no such tensor" in cli(*asked).err
+
+
 def test_abstaining_is_a_choice(cli: Cli, bed: Path, tmp_path: Path) -> None:
     """With none allowed, whatever is asked goes to the nearest."""
     assert compose(cli, bed, tmp_path / "out", "centroid_routing", "--set", "abstain=0", "--task", "first",

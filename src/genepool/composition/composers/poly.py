@@ -142,6 +142,13 @@ class ModuleInventory(Composer[AnyPolyOptions], Generic[AnyPolyOptions]):
             inputs, outputs = _sizes(known[name])
             down = saved.tensor(f"down/{name}", _FOUR)
             heads, count, _, rank = down.shape
+            # Modules of an inventory keep the heads that it has.
+            if "inventory" not in saved.record and heads != self.heads:
+                raise InputError(
+                    f"has {heads} heads, and the options ask for {self.heads}",
+                    where=f"{saved.where}:down/{name}",
+                    fix="Compose it again",
+                )
             shape = shape or (heads, count, rank)
             cut = 0 in down.shape or shape != (heads, count, rank) or inputs % heads or outputs % heads
             if cut or heads * down.shape[2] != inputs:
