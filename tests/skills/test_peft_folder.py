@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from genepool.weights import open_weights
+
+Cli = Callable[..., Any]
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -130,3 +133,34 @@ def test_an_adapter_for_another_architecture(base_folder: Path, tmp_path: Path, 
     assert answer.code == 2
     assert "was made for another model" in answer.err
     assert not (tmp_path / "s.safetensors").exists()
+
+
+def test_an_adapter_that_holds_nan_is_not_kept_as_another_form(base_folder: Path, tmp_path: Path, cli: Cli) -> None:
+    """Nor one whose factors are finite and whose product is not; nothing is written."""
+    _adapter(base_folder, tmp_path / "lora", r=2, target_modules=["q_proj"])
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    sound = load_file(file)
+    for spoil in (lambda one: one * 1e30, lambda one: one * math.nan):
+        save_file({key: spoil(one) for key, one in sound.items()}, file, {"format": "pt"})
+        for form in ("peft", "low-rank", "dense"):
+            out = tmp_path / "out.safetensors"
+            told = cli("skill", "convert", tmp_path / "lora", "--base", base_folder, "--to", form, "--out", out, "-q")
+            assert told.code == 2
+            assert "q_proj.weight: the change is NaN or infinite" in told.err
+            assert not out.exists()
+
+
+def test_an_adapter_without_tensors_is_no_skill(base_folder: Path, tmp_path: Path, cli: Cli) -> None:
+    _adapter(base_folder, tmp_path / "lora", r=2, target_modules=["q_proj"])
+    save_file({}, tmp_path / "lora" / "adapter_model.safetensors", {"format": "pt"})
+    recipe = tmp_path / "merge.yaml"
+    recipe.write_text(f"genepool: 1\nmethod: linear\nmodels: [{base_folder}+{tmp_path / 'lora'}, {base_folder}]\n")
+    out = tmp_path / "out"
+    for command in (
+        ("skill", "apply", tmp_path / "lora", "--base", base_folder, "--out", out),
+        ("merge", recipe, out),
+    ):
+        told = cli(*command, "-q")
+        assert told.code == 2
+        assert "adapter_model.safetensors: holds no tensors, so it changes nothing" in told.err
+        assert not out.exists()

@@ -479,3 +479,19 @@ def test_device_and_type_reach_the_language_models_that_skills_are_put_on(
         done = cli(*call, *there)
         assert done.code == 0, done.err
         assert set(loaded) == {("cuda:7", "float64")}, call
+
+
+@pytest.mark.parametrize("write", [write_model, write_classifier, write_translator])
+def test_a_token_that_the_embedding_has_no_row_for_is_told(
+    write: Callable[..., Path], tmp_path: Path, cli: Cli
+) -> None:
+    """A tokenizer may know more than its model, as long as no text has such a token."""
+    model = write(tmp_path / "model", vocab_size=20)
+    for prompt, code in (("abc", 0), ("ab=9", 2)):
+        answer = "good" if write is write_classifier else "a"
+        rows = [{"prompt": prompt, "answer": answer}]
+        tasks = write_task(tmp_path / prompt / "one", rows, "max_new_tokens: 2\n").parent
+        told = cli("evaluate", model, "--tasks", tasks, "-q")
+        assert told.code == code, told.err
+        if code:
+            assert f"{model}: its embedding has 20 rows, and a text has the token 23 ('9')" in told.err

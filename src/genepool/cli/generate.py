@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genepool.cli import options, tables
+
+if TYPE_CHECKING:
+    from genepool.composition.mixing.requests import SkillRequest
 
 PANEL = options.Panel.models
 
@@ -52,37 +55,26 @@ def generate(
     """
     options.begin(quiet)
     from genepool import progress
-    from genepool.bounded import read_text
     from genepool.checked import is_text
-    from genepool.composition.mixing.requests import read_requests
     from genepool.errors import InputError
 
-    prompts = list(prompt or [])
-    for option, texts in (("--prompt", prompts), ("--stop", stop or ())):
-        if not all(map(is_text, texts)):
-            raise InputError("is not text", where=option, fix="Write it as UTF-8")
-    if prompt_file is not None:
-        prompts.append(read_text(prompt_file, fix="Name a text file"))
-    if requests is not None and prompts:
-        raise InputError("stands beside other prompts", where="--requests", fix="Leave --prompt and --prompt-file out")
-    asked = None if requests is None else read_requests(requests)
-    prompts += [one.prompt for one in asked or ()]
-    if not prompts:
-        raise InputError("no prompt is given", where="--prompt", fix="Give --prompt TEXT or --prompt-file FILE")
+    if not all(map(is_text, stop or ())):
+        raise InputError("is not text", where="--stop", fix="Write it as UTF-8")
+    prompts, asked = _prompts(prompt or [], prompt_file, requests)
     if "" in (stop or ()):
         raise InputError("an empty text would end every answer at once", where="--stop", fix="Leave it out")
     if top_p <= 0:
         raise InputError("must be above 0, got 0", where="--top-p", fix="Give a value of at most 1")
     with progress.bar(f"loading {model}"):
+        from genepool.composition.mixing.requested_model import RequestedModel, RequestedSource
         from genepool.tasks import Decoding, Source, open_model
-        from genepool.tasks.evaluate import tell_spoiled
+        from genepool.tasks.decoding import PromptTooLong
+        from genepool.tasks.evaluate import tell_spoiled, warn_of_spoiled
 
         source: Source
         if asked is None:
             source = open_model(model, allow_pickle=allow_pickle)
         else:
-            from genepool.composition.mixing.requested_model import RequestedSource
-
             source = RequestedSource(model, asked, allow_pickle=allow_pickle)
         if "text" not in source.kind.can:
             raise InputError(
@@ -90,10 +82,16 @@ def generate(
             )
         loaded = source.load(device, dtype)
     tell_spoiled(loaded, model)
+    if isinstance(loaded, RequestedModel):
+        for name, tensor in loaded.spoiled():
+            warn_of_spoiled(name, tensor)
     texts = [loaded.chat_text([{"role": "user", "content": text}]) for text in prompts] if chat else prompts
     decoding = Decoding(max_new_tokens, tuple(stop or ()), temperature, top_p, seed)
     with progress.bar("writing"):
-        written = loaded.write(texts, [f"{i}:{text}" for i, text in enumerate(texts)], decoding, len(texts))
+        try:
+            written = loaded.write(texts, [f"{i}:{text}" for i, text in enumerate(texts)], decoding, len(texts))
+        except PromptTooLong as error:
+            raise InputError(error.what, where=model, fix="Shorten the prompt") from None
     outputs = [one.text for one in written]
     used = loaded.skills_used(texts, outputs) if show_skills else ()
     if json_output:
@@ -110,3 +108,22 @@ def generate(
         tables.print_text(output)
         for line in used[number].lines() if used else ():
             tables.print_text(f"  {line}")
+
+
+def _prompts(texts: list[str], file: Path | None, requests: Path | None) -> tuple[list[str], list[SkillRequest] | None]:
+    """All prompts, and the requests that they are of where these are asked for."""
+    from genepool.bounded import read_text
+    from genepool.checked import is_text
+    from genepool.composition.mixing.requests import read_requests
+    from genepool.errors import InputError
+
+    if not all(map(is_text, texts)):
+        raise InputError("is not text", where="--prompt", fix="Write it as UTF-8")
+    prompts = [*texts] if file is None else [*texts, read_text(file, fix="Name a text file")]
+    if requests is not None and prompts:
+        raise InputError("stands beside other prompts", where="--requests", fix="Leave --prompt and --prompt-file out")
+    asked = None if requests is None else read_requests(requests)
+    prompts += [one.prompt for one in asked or ()]
+    if not prompts:
+        raise InputError("no prompt is given", where="--prompt", fix="Give --prompt TEXT or --prompt-file FILE")
+    return prompts, asked

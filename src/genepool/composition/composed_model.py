@@ -67,7 +67,12 @@ class ComposedLanguageModel(ComposedModel, LanguageModel):
 
     def __init__(self, lead: LanguageModel, network: Any, name: str, fingerprint: str) -> None:
         super().__init__(lead._held(), network, lead.tokenizer)
-        self._name, self._fingerprint = name, fingerprint
+        self._name, self._fingerprint, self._lead_rows = name, fingerprint, lead.token_rows
+
+    @property
+    def token_rows(self) -> int:
+        """See `TokenizedNetwork.token_rows`; of the model whose tokens they are."""
+        return self._lead_rows
 
     @property
     def rows_may_leave(self) -> bool:

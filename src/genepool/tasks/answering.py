@@ -55,6 +55,13 @@ class SharedAsking(Protocol):
     def asked(self) -> Model:
         """What prepares the prompts."""
 
+    def spoiled(self, owner: int) -> str | None:
+        """The name of a tensor of a model that holds NaN or infinity; None where there is none.
+
+        Args:
+            owner: the model.
+        """
+
     def ask(self, owners: Sequence[int], ask: Callable[[Model, list[int]], Sequence[Any]]) -> list[Any]:
         """Answers rows, each by its own model.
 

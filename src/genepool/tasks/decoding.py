@@ -385,8 +385,11 @@ def continuation(model: LanguageModel, prompt: str, answer: str) -> list[int]:
     if whole[: len(own_head)] == own_head:
         return whole[len(own_head) :]
     # The tokenizer joined the end of the prompt with the answer: encode the answer on its own.
-    own: list[int] = list(model.tokenizer(answer, add_special_tokens=False, verbose=False).input_ids)
-    return own
+    return model.read_alone(answer)
+
+
+class PromptTooLong(InputError):
+    """A prompt, or a prompt and its answer, does not fit the context."""
 
 
 def check_length(
@@ -400,7 +403,7 @@ def check_length(
         tail = tails[place] if tails else [0]
         if len(head) + max(len(tail) - unread, 0) > model.context:
             behind = f" and an answer of {len(tail)}" if tails else ""
-            raise InputError(
+            raise PromptTooLong(
                 f"the prompt of {len(head)} tokens{behind} does not fit the context of {model.context}",
                 where=model.name,
                 fix="Shorten it, or set a smaller few_shot",

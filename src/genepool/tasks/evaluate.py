@@ -136,10 +136,15 @@ def tell_spoiled(model: Model, name: str) -> None:
     from genepool.tasks.network import Network
 
     if isinstance(model, Network) and (tensor := model.spoiled) is not None:
-        progress.message(
-            f"warning: {name}:{tensor} holds NaN or infinity, so what this model answers means nothing; "
-            "`genepool inspect` shows what else does"
-        )
+        warn_of_spoiled(name, tensor)
+
+
+def warn_of_spoiled(name: str, tensor: str) -> None:
+    """The words of `tell_spoiled`, of a model whose spoiled tensor is known."""
+    progress.message(
+        f"warning: {name}:{tensor} holds NaN or infinity, so what this model answers means nothing; "
+        "`genepool inspect` shows what else does"
+    )
 
 
 class _Asked:
@@ -148,6 +153,7 @@ class _Asked:
     def __init__(self, source: Source, name: str, device: str, dtype: str) -> None:
         self._source, self.name, self._device, self._dtype = source, name, device, dtype
         self._loaded: Model | None = None
+        self._told = False
 
     def model(self) -> Model:
         if self._loaded is None:
@@ -155,6 +161,17 @@ class _Asked:
                 self._loaded = self._source.load(self._device, self._dtype)
             tell_spoiled(self._loaded, self.name)
         return self._loaded
+
+    def tell_spoiled(self, shared: SharedAsking, number: int) -> None:
+        """As the function, once, of a model that is asked in a network with others.
+
+        Args:
+            shared: the network.
+            number: of this model in it.
+        """
+        if not self._told and (tensor := shared.spoiled(number)) is not None:
+            warn_of_spoiled(self.name, tensor)
+        self._told = True
 
     def leave(self) -> None:
         """Nothing more is asked: the memory is another's."""
@@ -223,6 +240,9 @@ def _ask_together(load: Callable[[], SharedAsking], cells: Sequence[tuple[int, _
     task, longest = cells[0][1].task, max(len(cell.open) for _, cell in cells)
     if longest:
         check_labels(task, cells[0][1].examples, load().asked)
+    for number, cell in cells:
+        if cell.open:
+            cell.asked.tell_spoiled(load(), number)
     for start in range(0, longest, _COMMITTED):
         blocks = [(number, cell, cell.open[start : start + _COMMITTED]) for number, cell in cells]
         asked = [(number, block) for number, _, block in blocks]

@@ -60,7 +60,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Token ids; with the special tokens the tokenizer puts before a text unless they are not to be added."""
         if add_special_tokens is False:
-            own: list[int] = list(self._model.tokenizer(string, add_special_tokens=False, verbose=False).input_ids)
+            own: list[int] = self._model.read_alone(string)
             return own
         return self._model.encode_whole(string)
 

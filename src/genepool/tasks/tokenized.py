@@ -104,10 +104,41 @@ class TokenizedNetwork(Network):
         for start in range(0, len(new) if len(new) > 1 else 0, _AT_ONCE):
             some = new[start : start + _AT_ONCE]
             for text, ids in zip(some, self.tokenizer(some, verbose=False).input_ids, strict=True):
-                self._remember(self._encoded, text, tuple(self._finished(text, list(ids))))
+                self._remember(self._encoded, text, tuple(self._finished(text, self.with_rows(list(ids)))))
 
     def _encode(self, text: str) -> list[int]:
-        return self._finished(text, list(self.tokenizer(text, verbose=False).input_ids))
+        return self._finished(text, self.with_rows(list(self.tokenizer(text, verbose=False).input_ids)))
+
+    def read_alone(self, text: str) -> list[int]:
+        """Token ids of a text without the special tokens that the tokenizer adds."""
+        return self.with_rows(list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids))
+
+    def with_rows(self, ids: list[int]) -> list[int]:
+        """The same tokens, all of which the embedding has.
+
+        A tokenizer may know more than its model, which is no fault as long as no text has such a token.
+
+        Raises:
+            InputError: one has none.
+        """
+        if ids and (largest := max(ids)) >= self.token_rows:
+            raise InputError(
+                f"its embedding has {self.token_rows} rows, and a text has the token {largest} "
+                f"({self.tokenizer.decode([largest])!r}); the ids of its tokenizer go up to "
+                f"{max(self.tokenizer.get_vocab().values())}",
+                where=self.title,
+                fix="Put the tokenizer beside it that it was trained with",
+            )
+        return ids
+
+    @cached_property
+    def token_rows(self) -> int:
+        """Rows of the embedding of tokens; beyond any number where that cannot be told."""
+        try:
+            weight = getattr(self.model.get_input_embeddings(), "weight", None)
+        except (AttributeError, NotImplementedError):
+            weight = None
+        return int(weight.shape[0]) if weight is not None and weight.dim() == 2 else 10**9
 
     def _finished(self, text: str, ids: list[int]) -> list[int]:
         """The tokens of a text as the model is given them, of those that its tokenizer makes."""

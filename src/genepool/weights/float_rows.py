@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from genepool.weights.change import block_rows
+from genepool.weights.change import Change, block_rows
 from genepool.weights.weights import Weights
 
 if TYPE_CHECKING:
     import numpy as np
 
+# What float32 holds, with room for rounding.
+_LARGEST = 3e38
 _WIDENED = frozenset({"F32", "BF16", "F16"})
 
 
@@ -28,6 +30,19 @@ def first_nonfinite(weights: Weights) -> str:
         if not all(is_finite(weights.read_rows(name, start, stop)) for start, stop in blocks):
             return name
     return ""
+
+
+def is_finite_change(change: Change, name: str) -> bool:
+    """Whether no entry of a tensor's change is NaN or infinite; of a product that is small, factors alone are read."""
+    from genepool.kernels.reading import is_finite
+
+    product = change.factors(name)
+    if product is not None and product.left.numel() and product.right.numel():
+        largest = [float(one.abs().max()) for one in (product.left, product.right)]
+        # No entry of the product is larger, nor any sum on the way to it. NaN is no smaller than anything.
+        if largest[0] * largest[1] * product.left.shape[1] * max(1.0, abs(product.factor)) < _LARGEST:
+            return True
+    return all(is_finite(change.rows(name, start, stop)) for start, stop in block_rows(*change.matrix(name)))
 
 
 def read_float32(weights: Weights, name: str, start: int, stop: int, into: np.ndarray[Any, Any]) -> None:

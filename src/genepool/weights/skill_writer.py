@@ -22,6 +22,7 @@ from genepool.threads import core_count, torch_threads
 from genepool.weights.appending import AppendingWriter, appending
 from genepool.weights.change import Change, block_rows
 from genepool.weights.encodings import EncodedChange, Encoding, Entry, encodings
+from genepool.weights.float_rows import is_finite_change
 from genepool.weights.header import Header
 from genepool.weights.skill_file import SAMPLE, part_name, sample
 from genepool.weights.tensor_info import TensorInfo
@@ -226,6 +227,8 @@ class _Work:
         if choice.keeps:
             assert stored is not None
             encoding, entry = stored
+            if not is_finite_change(self.change, name):
+                raise self._not_finite(name)
             self._append(name, place, {part: entry.whole(part) for part in entry.parts})
             own = {key: value for key, value in entry.settings.items() if key not in ("shape", "kind")}
             return _Done({"shape": list(shape), "kind": encoding.kind, **own}, 0.0, 0.0)
@@ -297,12 +300,12 @@ class _Work:
 
     def _checked(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         if not is_finite(rows):
-            raise InputError(
-                "the change is NaN or infinite",
-                where=f"{self.change.name}:{name}",
-                fix="Correct the model or leave it out",
-            )
+            raise self._not_finite(name)
         return rows
+
+    def _not_finite(self, name: str) -> InputError:
+        where, fix = f"{self.change.name}:{name}", "Correct the model or leave it out"
+        return InputError("the change is NaN or infinite", where=where, fix=fix)
 
     @staticmethod
     def _settings(shape: tuple[int, ...], encoding: Encoding, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The world is a tiny Llama with adapters of different ranks, beside GPT-2, whose 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -234,6 +235,34 @@ def test_a_skill_beside_the_requests_is_found_and_one_that_is_no_factors_answers
     assert [one["output"] for one in found["results"]] == [one["results"][0]["output"] for one in alone]
 
 
+def test_mixed_batches_warn_of_the_adapter_that_holds_nan_and_of_no_other(
+    cli: Cli, text_bed: Path, tmp_path: Path
+) -> None:
+    """Also of one whose factors are finite and whose product is not."""
+    base, sound = text_bed / "base", text_bed / "lora" / "one"
+    for name, spoil in (("nan", lambda one: one * math.nan), ("vast", lambda one: one * 1e30)):
+        adapter = spoiled_adapter(sound, tmp_path / name, spoil)
+        file = requests(tmp_path / f"{name}.jsonl", text_bed, ["lora/one", str(adapter), None])
+        models = (base, f"{base}+{sound}", f"{base}+{adapter}")
+        asked = ("--limit", 2, "--mixed")
+        for called, answered in (
+            (adapter, cli("generate", base, "--requests", file, "--max-new-tokens", 1)),
+            (models[-1], cli("evaluate", *models, "--tasks", text_bed / "tasks", *asked)),
+        ):
+            assert answered.code == 0
+            assert answered.err.count("warning: ") == 1
+            assert f"warning: {called}:model.layers." in answered.err.replace("\n", "")
+
+
+def spoiled_adapter(adapter: Path, out: Path, spoil: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(adapter, out)
+    tensors = load_file(out / "adapter_model.safetensors")
+    save_file({key: spoil(one) for key, one in tensors.items()}, out / "adapter_model.safetensors", {"format": "pt"})
+    return out
+
+
 def test_wrong_requests_are_told_by_line(cli: Cli, text_bed: Path, gpt2: Path, tmp_path: Path) -> None:
     base, file = text_bed / "base", tmp_path / "r.jsonl"
     other = shutil.copytree(base, tmp_path / "other")
@@ -247,6 +276,8 @@ def test_wrong_requests_are_told_by_line(cli: Cli, text_bed: Path, gpt2: Path, t
         ({"prompt": 3}, f"{file}:2:prompt: got a number"),
         ({"prompt": "a", "skill": 3}, f"{file}:2:skill: got a number"),
         ({"skill": good["skill"]}, f"{file}:2:prompt: "),
+        ({"prompt": "a", "skill": None}, f"{file}:2:skill: got null, expected a name. Leave `skill` out for the base"),
+        ({"prompt": "a" * 90}, f"{file}:2:prompt: the prompt of 90 tokens does not fit the context of 40. Shorten it."),
     )
     for row, said in rows:
         answer = cli("generate", base, "--requests", lines(file, [good, row]), "-q")

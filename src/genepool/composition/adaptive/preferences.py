@@ -65,7 +65,7 @@ def head_inputs(model: LanguageModel, prompts: Sequence[str], texts: Sequence[st
         prompts, texts: a text behind its prompt; the prompt's end alone where it is empty.
     """
     heads = [model.encode(prompt) for prompt in prompts]
-    tails = [list(model.tokenizer(text, add_special_tokens=False, verbose=False).input_ids) for text in texts]
+    tails = [model.read_alone(text) for text in texts]
     rows = [(head + tail)[: model.context] for head, tail in zip(heads, tails, strict=True)]
     found: dict[int, torch.Tensor] = {}
     seen: list[torch.Tensor] = []

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genepool.composition.composed_model import ComposedModel
 from genepool.composition.mixing.requests import SkillRequest, skills_of_requests
 from genepool.errors import InputError
-from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, Written
+from genepool.tasks.decoding import DEFAULT_BATCH, Decoding, PromptTooLong, Written, check_length
 from genepool.tasks.models import Capability, Model, Source, open_model
+from genepool.tasks.tokenized import TokenizedNetwork
 from genepool.tasks.used_skills import UsedSkills
 from genepool.weights import Weights
 
@@ -86,6 +87,15 @@ class RequestedModel(ComposedModel):
         """Where the base computes."""
         return self._shared.network.device
 
+    def spoiled(self) -> list[tuple[str, str]]:
+        """(what answers, its tensor that holds NaN or infinity) of all that requests name, each once."""
+        numbers = {skill.name: number for number, skill in enumerate(self._shared.skills.skills)}
+        return [
+            (skill or self.name, tensor)
+            for skill in dict.fromkeys(one.skill for one in self._requests)
+            if (tensor := self._shared.spoiled(numbers.get(skill, -1))) is not None
+        ]
+
     def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """As the base does."""
         return self._shared.network.chat_text(messages)
@@ -94,6 +104,7 @@ class RequestedModel(ComposedModel):
         self, prompts: Sequence[str], keys: Sequence[str], decoding: Decoding, batch_size: int = DEFAULT_BATCH
     ) -> list[Written]:
         """See `Model.write`; each prompt is answered by the skill of its request."""
+        self._check_prompts(prompts)
         numbers = {skill.name: number for number, skill in enumerate(self._shared.skills.skills)}
         return self._shared.ask(
             [numbers.get(one.skill, -1) for one in self._requests[: len(prompts)]],
@@ -101,6 +112,18 @@ class RequestedModel(ComposedModel):
                 [prompts[i] for i in some], [keys[i] for i in some], decoding, batch_size
             ),
         )
+
+    def _check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuses a prompt that the base cannot read, naming the line of its request: of a batch nobody could tell."""
+        network = self._shared.network
+        if not isinstance(network, TokenizedNetwork):
+            return
+        for request, prompt in zip(self._requests, prompts, strict=False):
+            try:
+                check_length(network, [network.encode(prompt)])
+            except InputError as error:
+                fix = "Shorten it" if isinstance(error, PromptTooLong) else error.fix
+                raise InputError(error.what, where=f"{request.where}:prompt", fix=fix) from None
 
     def skills_used(self, prompts: Sequence[str], answers: Sequence[str]) -> list[UsedSkills]:
         """See `Model.skills_used`: those that the requests name."""

@@ -67,6 +67,10 @@ def _request(line: str, where: str) -> SkillRequest:
     prompt, skill = said.get("prompt"), said.get("skill", "")
     if not is_text(prompt):
         raise InputError(f"got {kind_of(prompt)}, expected a text", where=f"{where}:prompt", fix="Correct it")
+    if skill is None:
+        raise InputError(
+            "got null, expected a name", where=f"{where}:skill", fix="Leave `skill` out for the base alone"
+        )
     if not is_line(skill):
         raise InputError(f"got {kind_of(skill)}, expected a name", where=f"{where}:skill", fix="Name a skill")
     return SkillRequest(prompt, skill, where)

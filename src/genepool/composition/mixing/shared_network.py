@@ -8,6 +8,7 @@ in one pass. Any other skill is put into the network's weights while its own req
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 from genepool import progress
@@ -17,6 +18,7 @@ from genepool.composition.skill_set import SkillSet
 from genepool.errors import InputError
 from genepool.tasks.models import open_model
 from genepool.tasks.network import Network
+from genepool.weights.float_rows import is_finite_change
 
 _Answer = TypeVar("_Answer")
 #: Asks a model the requests of these numbers.
@@ -56,6 +58,22 @@ class SharedNetwork:
     def asked(self) -> Network:
         """The base: what prepares prompts is its own."""
         return self.network
+
+    def spoiled(self, skill: int) -> str | None:
+        """The name of a tensor that holds NaN or infinity with a skill; None where there is none.
+
+        Args:
+            skill: its number; -1 for the base alone.
+        """
+        if skill >= 0:
+            change = self.skills.memory_changes[skill]
+            if found := next((name for name in change.names() if not is_finite_change(change, name)), None):
+                return found
+        return self._spoiled_base
+
+    @cached_property
+    def _spoiled_base(self) -> str | None:
+        return self.network.spoiled
 
     def ask(self, skills: Sequence[int], ask: Ask[_Answer]) -> list[_Answer]:
         """Answers requests, each by its skill.

@@ -110,7 +110,7 @@ class LanguageModel(WritingNetwork):
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the special tokens the tokenizer puts before one and its control prefix."""
-        prompt = self.encode_whole(text) or [self.tokenizer.bos_token_id or 0]
+        prompt = self.encode_whole(text) or self.with_rows([self.tokenizer.bos_token_id or 0])
         prefix = "" if self._control is None else self._control.prefix
         return [*prompt, *self.control_tokens(prefix)] if prefix else prompt
 
@@ -160,7 +160,7 @@ class LanguageModel(WritingNetwork):
         """
         known = self._control_ids.get(text)
         if known is None:
-            known = tuple(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+            known = tuple(self.read_alone(text))
             unknown = self.tokenizer.unk_token_id
             if not known or (unknown is not None and unknown in known):
                 raise InputError(

@@ -128,7 +128,7 @@ class EncoderDecoder(WritingNetwork):
         """Token ids of a text that the decoder is to write, without what it begins and ends with."""
         known = self._target_ids.get(text)
         if known is None:
-            ids = list(self.tokenizer(text_target=text, verbose=False).input_ids)
+            ids = self.with_rows(list(self.tokenizer(text_target=text, verbose=False).input_ids))
             while ids and ids[-1] in self.end_tokens:
                 ids.pop()
             forced_first = self._begin[1:]

@@ -63,7 +63,8 @@ class PeftAdapter(Change):
         content: what is in the folder, where it has been read.
 
     Raises:
-        InputError: an adapter that cannot be merged, a damaged one, or one made for tensors the base does not have.
+        InputError: an adapter that cannot be merged, a damaged one, one that holds no tensors, or one made for tensors
+            that the base does not have.
     """
 
     kind = "adapter"
@@ -80,6 +81,12 @@ class PeftAdapter(Change):
         self._held: dict[str, _Held] = {}
         self._here = threading.local()
         self._collect()
+        if not self._held and self.control is None:
+            raise InputError(
+                "holds no tensors, so it changes nothing",
+                where=self._file.path,
+                fix="Save the adapter again with PEFT, or leave it out",
+            )
 
     def names(self) -> tuple[str, ...]:
         return tuple(name for name in self.base.names() if name in self._held)

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genepool import progress
-from genepool.errors import CheckFailed
+from genepool.errors import CheckFailed, InputError
 from genepool.kernels import gram, spectral
 from genepool.kernels.memory import MemoryGate
+from genepool.kernels.reading import is_finite
 from genepool.threads import core_count, torch_threads
 from genepool.weights.change import Change
 from genepool.weights.class_head import BaseWithHead
 from genepool.weights.encodings.low_rank import Product
+from genepool.weights.float_rows import is_finite_change
 from genepool.weights.formats.safetensors import ADAPTER_FILE, SafetensorsFile
 from genepool.weights.naming import change_in_memory_layout
 from genepool.weights.peft.config import adapter_config
@@ -246,11 +248,13 @@ class AdapterWriter:
             return self._hold_experts(name, form)
         if form.kind in FACTORED and (product := self._product(name)) is not None:
             self._spool_factors(form, product)
+            if not is_finite_change(self.change, name):
+                raise self._not_finite(name)
             size = _squared_norm(self.change.whole(name))
             return HeldTensor(name, form, shape, product.left.shape[1], True, size, 0.0, product.factor)
         whole, rounding = self.change.whole_and_rounding(name)
         change = whole.to(self._device)
-        size = _squared_norm(change)
+        size = self._size(name, change)
         if size == 0:
             return None
         if form.kind in FACTORED:
@@ -271,7 +275,7 @@ class AdapterWriter:
         exact = True
         for expert in range(experts):
             change = self.change.rows(name, expert * rows, (expert + 1) * rows).to(self._device)
-            norm = _squared_norm(change)
+            norm = self._size(name, change)
             if norm == 0:
                 continue
             (left, values, right), best = spectral.low_rank(change, rank, self._draw(f"{name}.{expert}"), 0.0)
@@ -287,6 +291,16 @@ class AdapterWriter:
         self._spool.add(f"{PREFIX}{name}.lora_A.weight", rights.reshape(experts * rank, -1))
         self._spool.add(f"{PREFIX}{name}.lora_B.weight", lefts.permute(1, 2, 0).reshape(lefts.shape[1], -1))
         return HeldTensor(name, form, shape, rank, exact, size, lost)
+
+    def _size(self, name: str, change: torch.Tensor) -> float:
+        size = _squared_norm(change)
+        if not math.isfinite(size) and not is_finite(change):
+            raise self._not_finite(name)
+        return size
+
+    def _not_finite(self, name: str) -> InputError:
+        where, fix = f"{self.change.name}:{name}", "Correct the model or leave it out"
+        return InputError("the change is NaN or infinite", where=where, fix=fix)
 
     def _wrap(self, experts: list[str]) -> None:
         """Names the factors of experts as PEFT's wrappers do, which lie one around the other, the last outside."""
