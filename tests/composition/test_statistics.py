@@ -255,7 +255,7 @@ def test_a_skill_without_a_task_and_weights_of_another_number_are_refused(
 ) -> None:
     skills = [small_bed / "full" / name for name in ("first", "second")]
     for more, message in (
-        (("--task", "first"), "no task is called like this skill"),
+        (("--task", "first"), "--task: no task that is chosen is called second"),
         (("--set", "weights=[1, 2, 3]"), "got 3 weights for 2 skills"),
         (("--set", "labels=all"), "labels"),
     ):

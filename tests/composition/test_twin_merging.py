@@ -385,5 +385,5 @@ def test_a_damaged_or_altered_folder_is_refused(cli: Cli, twin: Path, small_bed:
 def test_every_skill_needs_a_task_of_its_name(cli: Cli, small_bed: Path, tmp_path: Path) -> None:
     answer = compose(cli, small_bed, tmp_path / "out", "--task", "first", "--task", "second")
     assert answer.code == 2
-    assert "third: no task is called third, so the router knows no input of this skill" in answer.err
+    assert "--task: no task that is chosen is called third, so the router knows no input of this skill" in answer.err
     assert not list(tmp_path.iterdir())

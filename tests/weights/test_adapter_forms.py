@@ -208,7 +208,7 @@ def _said(folder: Path, change: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "where", "what"),
     [
-        ({"form": "hidra"}, "form.json:parameters", "there is no form 'hidra'"),
+        ({"form": "hidra"}, "form.json:form", "there is no form 'hidra'"),
         ({"genepool_form": 2}, "form.json", "newer"),
         ({"parameters": {"rank": 0}}, "form.json:parameters:rank", "greater than or equal to 1"),
         ({"parameters": {"rank": 3}}, "parallel_down", "expected F32 of [3"),

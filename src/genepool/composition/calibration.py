@@ -45,11 +45,7 @@ class SkillCalibration:
         self.skill = world.skills.skills[number]
         owned = [task for task in world.tasks if task.owner == number]
         if not owned:
-            raise InputError(
-                "no task is called like this skill, so nothing is known of its inputs",
-                where=self.skill.reference,
-                fix=f"Add a task called {self.skill.name} to --tasks",
-            )
+            raise world.lacks_task(self.skill.name, "nothing is known of its inputs", self.skill.reference)
         self.network, self.number, self.seed = world.network, number, world.seed
         self.network.assign(self.skill.change.applied())
         self.inputs = [own_answers_of(task, self.network, False) for task in owned]

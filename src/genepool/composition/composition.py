@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from genepool.composition.blend import Blend
 from genepool.composition.coefficients import CoefficientLayout
 from genepool.composition.skill_set import SkillSet
-from genepool.errors import InputError
+from genepool.errors import InputError, listed
 from genepool.tasks.models import Model, Source, WeightsSource, open_model
 from genepool.tasks.network import Network
 from genepool.weights import Change
@@ -142,10 +142,12 @@ class Composition(ABC):
         from genepool.composition.peft_export import write_fold
 
         if self.composer.out == "module":
-            learned = sorted({name.partition("/")[0] for name in self.tensors}) or ["nothing but its settings"]
+            # Numbers are those of parts that are alike, as of layers.
+            learned = sorted({name.partition("/")[0].lstrip("0123456789.") for name in self.tensors})
+            lost = f"what it learned to use them by ({listed(learned, 5)})" if learned else "what its settings say"
             raise InputError(
-                f"PEFT has nothing that does what {self.composer.name} does: its adapters alone would be written, and "
-                f"what decides ({', '.join(learned)}) would be lost",
+                f"PEFT has nothing that does what {self.composer.name} does: it would hold the skills at most, and "
+                f"{lost} would be lost",
                 where=self.name,
                 fix="Use the folder as it is",
             )

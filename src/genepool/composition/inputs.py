@@ -202,20 +202,16 @@ def _expert_inputs(world: World, composed: ComposedTask) -> TaskInputs:
     return TaskInputs(task.name, questions, False, *parted(len(questions)))
 
 
-def in_order(inputs: Sequence[TaskInputs], names: Sequence[str]) -> list[TaskInputs]:
-    """The inputs of the tasks of skills, in the order of the skills.
+def inputs_in_order(world: World) -> list[TaskInputs]:
+    """The labelled inputs of the tasks of a world's skills, in the order of the skills.
 
     Raises:
         InputError: a skill has no task.
     """
-    known = {one.name: one for one in inputs}
+    known, names = {one.name: one for one in labelled_inputs(world)}, world.skills.names
     for name in names:
         if name not in known:
-            raise InputError(
-                f"no task is called {name}, so nothing is known of what it teaches",
-                where="--tasks",
-                fix=f"Add a task called {name}",
-            )
+            raise world.lacks_task(name, "nothing is known of what it teaches")
     if others := [name for name in known if name not in names]:
         progress.message(f"{', '.join(others)}: belongs to no skill, so it is not learned")
     return [known[name] for name in names]

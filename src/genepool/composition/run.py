@@ -102,7 +102,14 @@ def compose(
     refuse_own_input(out, [*named, *([recipe.tasks] if recipe.tasks else [])])
     skills, tasks = _opened(recipe, composer, trusted, allow_pickle)
     world = World(
-        skills, tasks, examples=recipe.examples, seed=recipe.seed, device=device, dtype=recipe.dtype, work=work
+        skills,
+        tasks,
+        examples=recipe.examples,
+        seed=recipe.seed,
+        device=device,
+        dtype=recipe.dtype,
+        work=work,
+        chosen=bool(recipe.task),
     )
     asked = asked_of(recipe, composer, world)
 

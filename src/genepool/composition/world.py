@@ -46,6 +46,7 @@ class World:
         device: torch's name of the device.
         dtype: what the network computes in.
         work: the folder where a fit keeps what is needed to go on; None to keep nothing.
+        chosen: the tasks are some of their folder, named by the user.
 
     Raises:
         InputError: a task has no training examples, or the base cannot be asked it.
@@ -61,7 +62,9 @@ class World:
         device: str = "cpu",
         dtype: str = "float32",
         work: Path | None = None,
+        chosen: bool = False,
     ) -> None:
+        self._chosen = chosen
         self.skills, self.seed, self.device, self.dtype, self.work = skills, seed, device, dtype, work
         kind = open_model(skills.base).kind
         for task in tasks:
@@ -95,6 +98,19 @@ class World:
             "dtype": self.dtype,
         }
 
+    def lacks_task(self, name: str, so: str, where: str = "--tasks") -> InputError:
+        """What to raise where a skill has no task.
+
+        Args:
+            name: of the skill.
+            so: what follows from it.
+            where: what is at fault unless the user chose among the tasks.
+        """
+        if self._chosen:
+            fix = f"Add --task {name}, or leave --task out"
+            return InputError(f"no task that is chosen is called {name}, so {so}", where="--task", fix=fix)
+        return InputError(f"no task is called {name}, so {so}", where=where, fix=f"Add a task called {name} to --tasks")
+
     def check_owned(self) -> None:
         """Says which skills have no task of their name.
 
@@ -106,7 +122,7 @@ class World:
         if len(missing) == len(self.skills.names):
             raise InputError(
                 f"no task is called like a skill ({', '.join(missing[:5])})",
-                where="--tasks",
+                where="--task" if self._chosen else "--tasks",
                 fix="Name tasks and skills alike: what a skill is good at is learned on the task of its name",
             )
         for name in missing:

@@ -200,6 +200,8 @@ def test_what_poly_cannot_use(cli: Cli, text_bed: Path, tmp_path: Path) -> None:
     refused(compose(cli, text_bed, out, "mhr"), "--set heads", "64 heads do not divide")
     refused(compose(cli, text_bed, out, "poly", "--set", "trains=z"), "--set trains", "no modules to begin with")
     refused(compose(cli, text_bed, out, "poly", "--set", f"inventory={text_bed / 'base'}"), str(text_bed / "base"))
+    wrong = ("--set", "targets=[nope]")
+    refused(compose(cli, text_bed, out, "poly", *wrong), "--set targets: the model has no layer nope")
     refused(compose(cli, text_bed, out, "adamerging"), "Missing argument 'SKILL...'")
     assert not out.exists()
 

@@ -165,7 +165,7 @@ def test_what_peft_has_not_is_refused(cli: Cli, text_bed: Path, tmp_path: Path) 
 
     flow = tmp_path / "flow"
     save_composition(AdapterComposition(composer, skills(text_bed), {}, tensors), flow)
-    refused(cli("export", flow, out, "--type", "peft"), "what decides (biases, gates) would be lost")
+    refused(cli("export", flow, out, "--type", "peft"), "to use them by (biases and gates) would be lost")
     refused(cli("export", text_bed / "base", out, "--type", "peft"), "is no composition", "skill convert")
     refused(cli("export", flow, out, "--type", "peft", "--base", text_bed / "base"), "--base")
     assert not out.exists()

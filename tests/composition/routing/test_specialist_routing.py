@@ -146,10 +146,28 @@ def test_a_router_that_does_not_choose_is_told(cli: Cli, bed: Path, tmp_path: Pa
         assert "always answers by first" in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize("method", METHODS[:2])
+def test_skills_whose_inputs_are_alike_are_told(cli: Cli, bed: Path, tmp_path: Path, method: str) -> None:
+    """Also beside a task that is unlike both, by which the router does better than chance on the whole."""
+    same = tmp_path / "bed"
+    for part in ("base", "full", "tasks"):
+        shutil.copytree(bed / part, same / part)
+    for split in ("train", "test"):
+        shutil.copy(same / "tasks" / "first" / f"{split}.jsonl", same / "tasks" / "second" / f"{split}.jsonl")
+    warning = "The router tells first from second no better than by chance."
+    for more in ((), ("--task", "first", "--task", "second")):
+        out = tmp_path / f"out{len(more)}"
+        told = compose(cli, same, out, method, *more)
+        assert told.code == 0, told.err
+        assert json.loads(told.out)["record"]["warnings"] == [warning]
+        assert f"warning: {warning}" in told.err
+        assert warning in (out / "README.md").read_text()
+
+
 def test_what_a_router_cannot_learn_from_is_one_line(cli: Cli, bed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for method, options, message in (
-        ("lda_routing", ("--task", "first"), "full/second: no task is called second, so nothing is known"),
+        ("lda_routing", ("--task", "first"), "--task: no task that is chosen is called second, so nothing"),
         ("centroid_routing", ("--examples", "1"), "has a single input to learn from, at least 2 are needed"),
         ("model_sat", ("--examples", "1"), "has a single input to learn from, at least 2 are needed"),
         ("lda_routing", ("--set", "abstain=1"), "abstain"),

@@ -430,6 +430,15 @@ def test_skills_that_are_no_lora_are_refused_with_the_way_out(cli: Cli, text_bed
     assert not (tmp_path / "out").exists()
 
 
+def test_a_layer_that_the_base_has_not_is_told_by_its_option(cli: Cli, text_bed: Path, tmp_path: Path) -> None:
+    skills = [text_bed / "lora" / name for name in ("one", "two")]
+    answer = cli(
+        "compose", "x_lora", *skills, "--base", text_bed / "base", "--tasks", text_bed / "tasks", "--examples", 4,
+        "--set", "reads=99", "--out", tmp_path / "out",
+    )  # fmt: skip
+    refused(answer, "--set reads: there is no layer 99, the base has 2")
+
+
 def test_what_was_altered_or_is_missing_is_told(cli: Cli, text_bed: Path, arrow_folder: Path, tmp_path: Path) -> None:
     bed = tmp_path / "bed"
     shutil.copytree(text_bed, bed)

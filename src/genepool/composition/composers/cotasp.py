@@ -76,11 +76,11 @@ class Cotasp(Composer[CotaspOptions]):
             sparse_code,
             text_vector,
         )
-        from genepool.composition.inputs import in_order, labelled_inputs
+        from genepool.composition.inputs import inputs_in_order
 
         options, skills = self.options, world.skills
         check_kind(Policy, open_model(skills.base), self.name)  # type: ignore[type-abstract]
-        inputs = in_order(labelled_inputs(world), skills.names)
+        inputs = inputs_in_order(world)
         network = world.network
         layers = [f"layers.{number}" for number in range(len(network.model.layers))]
         width = network.model.shape.hidden

@@ -71,10 +71,10 @@ class L2m(Composer[L2mOptions]):
 
         from genepool.composition.context.modulators import new_pool
         from genepool.composition.context.states import PromptStates
-        from genepool.composition.inputs import in_order, labelled_inputs
+        from genepool.composition.inputs import inputs_in_order
 
         options, skills = self.options, world.skills
-        inputs = in_order(labelled_inputs(world), skills.names)
+        inputs = inputs_in_order(world)
         states = PromptStates(world.network, hidden=True)
         width = states.of([inputs[0].questions[0].prompt]).shape[1]
         pool = new_pool(world.network, width, options.modulators, options.rank, world.seed)

@@ -223,7 +223,8 @@ class ModuleInventory(Composer[AnyPolyOptions], Generic[AnyPolyOptions]):
         options, network = self.options, world.network
         known = linear_layers(network.model)
         heads = type(network).heads_of(network.model)
-        found = trained_modules(network.model, heads, (), options.targets, world.skills.reference)
+        where = "--set targets" if options.targets else world.skills.reference
+        found = trained_modules(network.model, heads, (), options.targets, where)
         layers = {name: known[name] for name in (f"{module}.weight" for module in found.layers) if name in known}
         self._check_heads(layers)
         none = torch.zeros(0, 0)

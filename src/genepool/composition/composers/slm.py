@@ -79,12 +79,12 @@ class Slm(Composer[SlmOptions]):
 
         from genepool.composition.context.modulators import new_pool
         from genepool.composition.context.states import PromptStates
-        from genepool.composition.inputs import in_order, labelled_inputs
+        from genepool.composition.inputs import inputs_in_order
         from genepool.seeding import derive
         from genepool.training.retrieval import GrownPool, means_of_clusters, orthogonal_keys
 
         options, skills = self.options, world.skills
-        inputs = in_order(labelled_inputs(world), skills.names)
+        inputs = inputs_in_order(world)
         states = PromptStates(world.network, hidden=True)
         before: dict[str, torch.Tensor] = {}
         told: dict[str, Any] = {}

@@ -154,7 +154,9 @@ class Steering(Composer[SteeringOptions]):
         for layer in self.options.layers:
             if not 0 <= layer < depth:
                 raise InputError(
-                    f"there is no layer {layer}, the base has {depth}", where="layers", fix=f"Name 0 to {depth - 1}"
+                    f"there is no layer {layer}, the base has {depth}",
+                    where="--set layers",
+                    fix=f"Name 0 to {depth - 1}",
                 )
         wanted = list(self.options.layers) or list(range(depth))
         placed: list[tuple[int, torch.Tensor]] = []

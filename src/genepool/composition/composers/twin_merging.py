@@ -147,7 +147,10 @@ class TwinMerging(Composer[TwinMergingOptions]):
         return shared_part(vectors, self.options.scale, "the shared part", identity)
 
     def _trained_router(self, world: World, vectors: TaskVectors) -> tuple[Router, dict[str, Any]]:
-        from genepool.composition.routing.router import RouterFit, train_router
+        import torch
+
+        from genepool.composition.routing.router import RouterFit, chosen_of_held, train_router
+        from genepool.composition.routing.task_inputs import warn_of_chance
 
         options, skills = self.options, world.skills
         inputs, examples, digests = self._inputs(world, vectors)
@@ -155,7 +158,10 @@ class TwinMerging(Composer[TwinMergingOptions]):
         how = RouterFit(options.epochs, options.learning_rate, options.batch, options.dropout, world.seed)
         kept = KeptFit(world.work, {**world.identity(), **named})
         router, record = train_router(inputs, len(skills.skills), how, kept)
-        return router, {**record, "examples": examples, "seed": world.seed}
+        owners = inputs.skills[torch.tensor(inputs.held, dtype=torch.long)].numpy()
+        warnings = warn_of_chance(chosen_of_held(router, inputs).numpy(), owners, dict(enumerate(skills.names)))
+        told = {"warnings": warnings} if warnings else {}
+        return router, {**record, "examples": examples, "seed": world.seed, **told}
 
     def _inputs(
         self, world: World, vectors: TaskVectors
@@ -293,10 +299,7 @@ def _check_all_owned(world: World) -> None:
     owned = {task.owner for task in world.tasks}
     for number, name in enumerate(world.skills.names):
         if number not in owned:
-            raise InputError(
-                f"no task is called {name}, so the router knows no input of this skill",
-                where=world.skills.skills[number].reference,
-                fix=f"Add a task called {name} to --tasks",
-            )
+            where = world.skills.skills[number].reference
+            raise world.lacks_task(name, "the router knows no input of this skill", where)
     if others := [task.task.name for task in world.tasks if task.owner is None]:
         progress.message(f"{', '.join(others)}: belongs to no skill, so the router does not learn from it")

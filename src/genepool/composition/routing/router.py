@@ -192,11 +192,15 @@ def _held_loss(router: Router, inputs: RoutedInputs) -> float | None:
         return float(nn.functional.cross_entropy(logits, inputs.skills[rows]))
 
 
+def chosen_of_held(router: Router, inputs: RoutedInputs) -> torch.Tensor:
+    """The likeliest skill of each input that is held out, shape (held,)."""
+    with torch.no_grad():
+        return router.eval()(inputs.vectors[torch.tensor(inputs.held, dtype=torch.long)]).argmax(1)
+
+
 def _share_right(router: Router, inputs: RoutedInputs) -> float | None:
     """Share of the held-out inputs whose likeliest skill is their own; None where there are none."""
     if not inputs.held:
         return None
-    rows = torch.tensor(inputs.held)
-    with torch.no_grad():
-        right = router.eval()(inputs.vectors[rows]).argmax(1) == inputs.skills[rows]
-        return float(right.double().mean())
+    right = chosen_of_held(router, inputs) == inputs.skills[torch.tensor(inputs.held)]
+    return float(right.double().mean())

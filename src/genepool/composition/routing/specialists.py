@@ -69,7 +69,7 @@ class SpecialistRouting(Composer[SpecialistRoutingOptions]):
 
     def fit(self, world: World) -> SpecialistsComposition:
         from genepool.composition.routing.nearest_means import check_routable, judged_means, told_of
-        from genepool.composition.routing.task_inputs import seen_inputs, warn_of_one_way
+        from genepool.composition.routing.task_inputs import seen_inputs, warn_of_chance, warn_of_one_way
 
         seen = seen_inputs(world)
         check_routable(seen.features, seen.names, seen.owners, self.name)
@@ -77,7 +77,9 @@ class SpecialistRouting(Composer[SpecialistRoutingOptions]):
         limit = judged.means.limit
         declined = judged.distances > (float("inf") if limit is None else limit)
         record = told_of(judged.chosen, seen.owners, seen.names, declined)
+        # A router that always answers by one tells none from another, and says the first alone.
         warnings = warn_of_one_way(record["sent_to"], record["declined"])
+        warnings = warnings or warn_of_chance(judged.chosen, seen.owners, seen.names)
         record |= {"inputs": dict(seen.counts), "seed": world.seed, **({"warnings": warnings} if warnings else {})}
         return SpecialistsComposition(self, world.skills, record, judged.means)
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from genepool import progress
 from genepool.composition.routing.routed_model import input_vectors
 from genepool.composition.world import World
-from genepool.errors import InputError
+from genepool.errors import InputError, listed
 
 #: What the base is called among the choices.
 BASE = "the base"
+# Pairs that a warning names.
+_PAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,7 @@ def seen_inputs(world: World, *, owned: bool = True) -> SeenInputs:
         raise InputError("no task tells what inputs look like", where="--tasks", fix="Name tasks")
     for number, skill in enumerate(skills.skills):
         if owned and number not in known:
-            raise InputError(
-                f"no task is called {skill.name}, so nothing is known of the inputs of this skill",
-                where=skill.reference,
-                fix=f"Add a task called {skill.name} to --tasks",
-            )
+            raise world.lacks_task(skill.name, "nothing is known of the inputs of this skill", skill.reference)
     base = len(skills.skills)
     features, owners, tasks, counts = [], [], [], {}
     with progress.bar("reading inputs by the base", len(world.tasks), "tasks") as bar:
@@ -71,6 +70,33 @@ def seen_inputs(world: World, *, owned: bool = True) -> SeenInputs:
             bar.advance()
     names = dict(enumerate(skills.names)) | ({base: BASE} if None in known else {})
     return SeenInputs(np.concatenate(features), np.array(owners), np.array(tasks), names, counts)
+
+
+def warn_of_chance(chosen: np.ndarray, owners: np.ndarray, names: Mapping[int, str]) -> list[str]:
+    """Says which owners a router cannot tell apart: of their inputs it gets no more right than whoever always guesses.
+
+    Args:
+        chosen: the owner that each input was sent to by a router that had not learned from it, shape (inputs,).
+        owners: its own, shape (inputs,).
+        names: of the owners, by number.
+
+    Returns:
+        Warnings, for the record; none where it tells all apart.
+    """
+    alike = []
+    for one, other in combinations(names, 2):
+        asked = np.isin(owners, (one, other)) & np.isin(chosen, (one, other))
+        if count := int(asked.sum()):
+            share = float((owners[asked] == one).mean())
+            right = float((chosen[asked] == owners[asked]).mean())
+            # Within the standard error of the share that always naming the more frequent one gets right.
+            if right < max(share, 1 - share) + 0.5 / count**0.5:
+                alike.append(f"{names[one]} from {names[other]}")
+    if not alike:
+        return []
+    warning = f"The router tells {listed(alike, _PAIRS)} no better than by chance."
+    progress.message(f"warning: {warning} Give more --examples, or tasks whose inputs differ")
+    return [warning]
 
 
 def warn_of_one_way(sent: Mapping[str, int], declined: int) -> list[str]:

@@ -91,7 +91,7 @@ class EarlyScores(TokenScores):
         if self._reads >= len(layers):
             raise InputError(
                 f"there is no layer {self._reads}, the base has {len(layers)}",
-                where="reads",
+                where="--set reads",
                 fix=f"Name 0 to {len(layers) - 1}",
             )
         numbers = layer_numbers(self._places, network)

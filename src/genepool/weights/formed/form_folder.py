@@ -18,7 +18,7 @@ from genepool import staging
 from genepool.checked import is_digest, is_line, is_whole, kind_of
 from genepool.errors import InputError, refuse_newer
 from genepool.weights import fingerprint_cache
-from genepool.weights.adapter_forms import make_form
+from genepool.weights.adapter_forms import find_form, make_form
 from genepool.weights.formats.safetensors import SafetensorsFile
 from genepool.weights.formed.adapter_form import FormOfAdapter
 from genepool.weights.formed.form_on_base import FormOnBase
@@ -71,6 +71,7 @@ class FormFolder(FormOnBase):
             raise InputError(f"got {kind_of(said.get('seed'))}", where=f"{place}:seed", fix=_AGAIN)
         self.seed: int = said["seed"]
         self.lineage: dict[str, Any] = said["lineage"] if isinstance(said.get("lineage"), dict) else {}
+        find_form(name, f"{place}:form")
         self.form: FormOfAdapter = make_form(name, parameters, tasks, f"{place}:parameters")
         self.form.check_tasks(f"{place}:tasks")
         self._check_base(said.get("base"), place)
