@@ -195,7 +195,8 @@ def _held_loss(router: Router, inputs: RoutedInputs) -> float | None:
 def chosen_of_held(router: Router, inputs: RoutedInputs) -> torch.Tensor:
     """The likeliest skill of each input that is held out, shape (held,)."""
     with torch.no_grad():
-        return router.eval()(inputs.vectors[torch.tensor(inputs.held, dtype=torch.long)]).argmax(1)
+        logits: torch.Tensor = router.eval()(inputs.vectors[torch.tensor(inputs.held, dtype=torch.long)])
+        return logits.argmax(1)
 
 
 def _share_right(router: Router, inputs: RoutedInputs) -> float | None:
