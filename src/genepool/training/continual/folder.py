@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -258,7 +258,7 @@ def _is_measure(value: object) -> bool:
     return value is None or is_number(value)
 
 
-_KEYS = {
+_KEYS: dict[str, Callable[[Any], bool]] = {
     "learner": is_text,
     "sequence": lambda value: isinstance(value, list) and all(map(is_text, value)),
     "untrained": _are_scores,
