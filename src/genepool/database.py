@@ -10,7 +10,7 @@ import functools
 import shutil
 import sqlite3
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,8 +23,10 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        # One that an interrupt has closed holds no transaction any more.
+        with suppress(sqlite3.ProgrammingError):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
         raise
 
 

@@ -29,7 +29,8 @@ def world(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> GrowingWorl
     folder = tmp_path_factory.mktemp("hardening")
 
     def run(line: str) -> None:
-        env = {"GENEPOOL_CACHE": str(folder / "cache")}
+        # What is made later must not add to the ledger that commands are given.
+        env = {"GENEPOOL_CACHE": str(folder / "cache"), "GENEPOOL_LEDGER": "grown.sqlite"}
         code = forks.start(shlex.split(line), folder / "world", env, folder / "errors").wait()
         assert code == 0, f"{line}: {(folder / 'errors').read_text()}"
 

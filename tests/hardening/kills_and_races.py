@@ -112,7 +112,9 @@ class Counted:
         return Place(self._folder / "place", self.world, self._forks, writing)
 
     def _made(self, line: str) -> None:
-        errors, env = self._folder / "errors", {"GENEPOOL_CACHE": str(self._folder / "cache")}
+        # What is made later must not add to the ledger that commands are given.
+        errors = self._folder / "errors"
+        env = {"GENEPOOL_CACHE": str(self._folder / "cache"), "GENEPOOL_LEDGER": "grown.sqlite"}
         code = self._forks.start(shlex.split(line), self._folder / "world", env, errors).wait()
         assert code == 0, f"{line}: {errors.read_text()}"
 

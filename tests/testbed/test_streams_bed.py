@@ -150,5 +150,5 @@ def test_the_swapped_half_has_the_labels_of_neighbouring_classes(small: Path) ->
         # 0 and 1, 2 and 3, and so on: what was even is odd.
         low, high = sorted((int(str(one.answer)), int(str(swapped[key].answer))))
         assert (low % 2, high - low) == (0, 1)
-    answered = Adaptation(small / "streams" / "base", stream, "homeostatic", labels_late=1, rounds=1)
+    answered = Adaptation(small / "streams" / "base", stream, "homeostatic", labels_late=0, rounds=1)
     assert len(list(answered)) == 1
