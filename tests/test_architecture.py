@@ -78,6 +78,7 @@ def test_help_needs_neither_torch_nor_transformers(arguments: list[str]) -> None
     assert "Usage" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_class_name_has_one_meaning() -> None:
     """Private classes and pydantic sections of files count too: whoever searches for a name finds one thing."""
     places: dict[str, list[str]] = {}

@@ -165,5 +165,6 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     assert "cells, " in text
 
 
+@pytest.mark.slow
 def test_the_page_is_that_of_the_cells() -> None:
     assert (page.DOCS / "streams.md").read_text() == page.page(StreamCells(), TrialCells())

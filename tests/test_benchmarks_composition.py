@@ -217,5 +217,6 @@ def test_every_claim_is_made_of_cells_that_are_measured() -> None:
             assert {(bed, arm, size) for arm, size in claim.needs} <= there, claim.name
 
 
+@pytest.mark.slow
 def test_the_page_is_that_of_the_cells() -> None:
     assert (tables.DOCS / "composition.md").read_text() == tables.page(cells_of(full=False), cells_of(full=True))

@@ -93,5 +93,6 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     assert "| 2 | " in text
 
 
+@pytest.mark.slow
 def test_the_page_is_that_of_the_cells() -> None:
     assert (page.DOCS / "learners.md").read_text() == page.page(SequenceCells())

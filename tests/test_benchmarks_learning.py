@@ -188,6 +188,7 @@ def test_every_claim_is_named_beside_its_system() -> None:
     assert sorted(re.findall("`([^`]+)`", table.partition("\n## ")[0])) == sorted(claim.name for claim in CLAIMS)
 
 
+@pytest.mark.slow
 def test_the_page_is_that_of_the_cells() -> None:
     assert (page.DOCS / "learning.md").read_text() == page.page(known_cells())
 

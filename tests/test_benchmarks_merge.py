@@ -36,6 +36,7 @@ def models(tmp_path: Path) -> Path:
     return checkpoints.make(tmp_path / "models", TINY, 3)
 
 
+@pytest.mark.slow
 def test_a_childs_memory_is_its_own_and_not_its_parents() -> None:
     # The parent's peak is beyond anything the first child has, whatever ran in this process before.
     assert len(b"x" * int(3e8)) == 3e8

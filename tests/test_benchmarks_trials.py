@@ -102,6 +102,7 @@ def test_a_gain_is_the_share_of_the_error() -> None:
     assert drifting.in_blocks(theirs, theirs).tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_an_arm_of_the_drifting_series_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from genepool.testbed import build
 
@@ -185,6 +186,7 @@ def test_r2_is_1_for_an_affine_map_and_0_for_the_mean() -> None:
     assert near == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_systems_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systems, "CAMEL_STEPS", 40)
     monkeypatch.setattr(systems, "MAML_STEPS", 40)
@@ -245,6 +247,7 @@ def test_retraining_never_writes_longer_codes_and_ends_where_a_solver_does(monke
     assert lengths[-1] == pytest.approx(minimize(length, start).fun, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_contexts_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contexts, "SOURCE", 1700)
     monkeypatch.setattr(contexts, "SEEN", 64)

@@ -118,6 +118,7 @@ def test_whatever_a_tag_is_put_on_is_read_or_refused(text: str, tag: str) -> Non
         assert str(error).startswith("file.yaml")
 
 
+@pytest.mark.slow
 def test_a_word_without_end_is_cut_in_the_line(tmp_path: Path, cli: Callable[..., Any]) -> None:
     (tmp_path / "r.yaml").write_text(f"genepool: 1\nmethod: linear\nmodels: [{'m' * 200_000}]\n")
     answer = cli("plan", tmp_path / "r.yaml")

@@ -221,6 +221,7 @@ def test_items_that_are_not_chosen_are_answered_as_by_the_model(model: Path, let
     assert counts == {"asked": 0, "written": 0, "lessons": 0}
 
 
+@pytest.mark.slow
 def test_lessons_are_counted_and_a_run_goes_on_to_the_same_bits(model: Path, letters: Path, tmp_path: Path) -> None:
     def run() -> Adaptation:
         return Adaptation(model, letters, "tt_si", options=ALL, rounds=2)

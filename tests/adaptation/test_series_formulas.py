@@ -176,6 +176,7 @@ def _systems(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.T
     return torch.tensor(given).float().flatten(0, 1), torch.tensor(out).float().reshape(-1, 1), numbers, known
 
 
+@pytest.mark.slow
 def test_affine_systems_are_told_by_their_weights() -> None:
     """The weights of systems that were never seen say what their parameters are, and a few rows are enough."""
     model = AffineSystems(2, 32, 0)

@@ -48,6 +48,7 @@ def test_every_arm_that_a_claim_names_exists() -> None:
         assert len(set(arms)) == 2
 
 
+@pytest.mark.slow
 def test_verdicts_follow_the_scores(asked: list[str]) -> None:
     assert measured("genome-parents").verdict == HOLDS
     assert measured("genome-static").verdict == FAILS
@@ -63,6 +64,7 @@ def test_an_arm_runs_once_a_world(asked: list[str]) -> None:
     assert place.place.folder.name.startswith("claims-")
 
 
+@pytest.mark.slow
 def test_diversity_has_a_figure_that_only_seeds_widen(asked: list[str]) -> None:
     row = measured("m2n2")
     assert row.verdict == HOLDS

@@ -88,6 +88,7 @@ def test_a_line_cut_off_by_a_kill_is_asked_again(small: None, tmp_path: Path) ->
     assert json.loads(path.read_text().splitlines()[-1])["key"] == json.loads(whole.splitlines()[-1])["key"]
 
 
+@pytest.mark.slow
 def test_a_contrast_is_of_the_models_as_they_are(small: None) -> None:
     """The averaging arm against the tested scores of an average made by hand."""
     import torch

@@ -14,6 +14,7 @@ from genepool.cli.main import build_app
 SOURCES = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.parent.rglob("test_*.py"))]
 
 
+@pytest.mark.slow
 def test_no_option_is_without_a_test() -> None:
     """Beside a command that is made up here, so that an option nobody passes is seen to be found."""
     app = build_app()

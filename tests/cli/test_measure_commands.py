@@ -155,6 +155,7 @@ def test_profile(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any], t
     assert cli("profile", model, *asked, "--risk", 2).code == 2
 
 
+@pytest.mark.slow
 def test_curve(cli: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "run.csv"
     rows = [f"{n},{0.1 + 2 * n**-0.5}" for n in (10, 30, 100, 300, 1000)]
@@ -194,6 +195,7 @@ def test_passes(cli: Callable[..., Any], tiny_testbed: Any, tmp_path: Path) -> N
     assert cli("measure", "passes", model, *asked, "--draws", 1).code == 2
 
 
+@pytest.mark.slow
 def test_jump(cli: Callable[..., Any], tiny_testbed: Any, asked: list[Any]) -> None:
     models = [tiny_testbed.base, tiny_testbed.full["upper"], tiny_testbed.full["reverse"]]
     found = json.loads(cli("measure", "jump", *models, *asked, "--json").out)["tasks"]

@@ -147,6 +147,7 @@ def test_one_worker_does_what_a_generational_run_of_single_children_does(tmp_pat
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_processes_take_what_is_asked_ahead(tmp_path: Path) -> None:
     (tmp_path / "outcomes").mkdir()
     with StudyStore(tmp_path / "study.sqlite") as store:
@@ -195,6 +196,7 @@ def test_breeders_are_told_in_any_order_under_their_own_numbers(order: list[int]
     assert born <= {f"{number}.0" for number in numbers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["random_search", "m2n2"])
 def test_the_commands_plan_and_evolve_take_a_steady_study(
     world: Path, tmp_path: Path, cli: Callable[..., Any], strategy: str

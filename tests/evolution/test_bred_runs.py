@@ -120,6 +120,7 @@ def test_a_race_asks_fewer_examples_and_crowns_someone_who_ran_to_the_end(world:
     assert asked["test"] <= asked[None]
 
 
+@pytest.mark.slow
 def test_twins_share_one_evaluation(world: Path, tmp_path: Path) -> None:
     data = {
         **evolve_world.STUDY,
@@ -151,6 +152,7 @@ def test_a_search_ends_when_it_was_told_to(world: Path, tmp_path: Path) -> None:
     assert more.best["evaluations"] > first.best["evaluations"]
 
 
+@pytest.mark.slow
 def test_the_winners_curse_is_told(world: Path, tmp_path: Path) -> None:
     study = world / "curse.yaml"
     study.write_text(yaml.safe_dump({**evolve_world.STUDY, "strategy": "random_search"}))
@@ -220,6 +222,7 @@ def test_objectives_that_are_no_tasks_are_refused_at_once(world: Path, tmp_path:
         run_study(study, tmp_path / "out", ledger=tmp_path / "ledger.sqlite")
 
 
+@pytest.mark.slow
 def test_going_on_makes_no_child_again(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from genepool.evolution.breeding import Offspring
 

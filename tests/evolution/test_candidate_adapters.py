@@ -55,6 +55,7 @@ def same(adapter: dict[str, torch.Tensor], model: Path) -> bool:
     return all(torch.allclose(adapter[name], weights.read(name), atol=1e-6) for name in weights.names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "skills"),
     [
@@ -85,6 +86,7 @@ def test_founders_stay_what_they_are(world: Path, tmp_path: Path) -> None:
     assert all(torch.allclose(ours[name], tensor, atol=1e-6) for name, tensor in theirs.items())
 
 
+@pytest.mark.slow
 def test_merges_and_models_keep_their_largest_directions(world: Path, tmp_path: Path) -> None:
     study = world / "merging.yaml"
     study.write_text(yaml.safe_dump({**evolve_world.STUDY, "budget": {"evaluations": 8}}))

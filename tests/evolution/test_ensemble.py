@@ -35,6 +35,7 @@ def test_between_two_answers_the_vote_is_right_where_most_members_are(members: l
     assert (voted[shares < 0.5] == 0).all()
 
 
+@pytest.mark.slow
 def test_finalists_of_a_study_vote(tmp_path: Path, cli: object) -> None:
     world = evolve_world.build_world(tmp_path / "world")
     study = bred_study(world, "vote", {"name": "genome_plus", "options": {"population": 4}}, ensemble=3)

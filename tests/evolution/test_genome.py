@@ -63,6 +63,7 @@ ranges = st.tuples(st.floats(0, 0.4), st.floats(0.5, 1), splits).map(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     weight=ranges,

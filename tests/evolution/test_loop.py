@@ -163,6 +163,7 @@ def test_ctrl_c_leaves_everything_to_go_on_with(tmp_path: Path) -> None:
     assert fakes.history(tmp_path / "stopped") == fakes.history(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     for workers in (1, 3):
         run(tmp_path / str(workers), workers=workers)

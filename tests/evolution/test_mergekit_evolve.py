@@ -141,6 +141,7 @@ def written(world: Path, name: str = "evolve.yaml", **changes: Any) -> Path:
 Cli = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_a_file_without_a_base_is_searched_and_its_winner_written(cli: Cli, world: Path, tmp_path: Path) -> None:
     file, out = written(world), tmp_path / "run"
     done = cli("evolve", file, "--out", out, "--tasks", world / "tasks", "--budget", 8)
@@ -242,6 +243,7 @@ def test_a_method_with_a_base_is_refused_without_one(cli: Cli, world: Path, tmp_
     assert "task_arithmetic needs a base" in done.err
 
 
+@pytest.mark.slow
 def test_a_study_of_ours_without_a_base(cli: Cli, world: Path, tmp_path: Path) -> None:
     """With workers of its own, and with its candidates written afterwards."""
     study = yaml.safe_load((world / "study.yaml").read_text())

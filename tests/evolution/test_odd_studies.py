@@ -145,6 +145,7 @@ def test_a_run_without_a_parameter_in_common_says_so(
     assert forked(study, tmp_path / "two").vary.searched["weight"].start == 0.25
 
 
+@pytest.mark.slow
 def test_an_emptied_record_beside_results_is_not_begun_anew(world: Path, tmp_path: Path) -> None:
     study = merging_study(world, "emptied")
     run_study(study, tmp_path / "run", ledger=tmp_path / "ledger.sqlite")

@@ -97,6 +97,7 @@ def test_a_candidate_replaces_what_is_there_and_is_quiet_as_is_said(bred: Path, 
     assert f"written to {out}" in quiet.out
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_that_is_said(world: Path, tmp_path: Path, cli: Cli) -> None:
     study = study_in(world, "long", budget={"evaluations": 40})
     for number, end in enumerate(("evaluations=8", "target=0,stall=9")):
@@ -153,6 +154,7 @@ def test_a_look_is_taken_once_or_again_and_again(running: Path, cli: Cli, monkey
     assert cli("top", running, "--every", 0).code == 2
 
 
+@pytest.mark.slow
 def test_candidates_are_evaluated_in_the_type_that_is_said(world: Path, tmp_path: Path, cli: Cli) -> None:
     study = study_in(world, "typed")
     where = ["--out", tmp_path / "run", "--ledger", tmp_path / "ledger.sqlite", "--quiet"]

@@ -53,6 +53,7 @@ def best(out: Path) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in ("cost", "ledger")}
 
 
+@pytest.mark.slow
 def test_a_study_from_file_to_tested_winner(world: Path, tmp_path: Path) -> None:
     from genepool.merging import load_recipe, plan_merge
     from genepool.tasks import Ledger, evaluate, load_tasks
@@ -139,6 +140,7 @@ def test_two_workers_give_what_one_gives(world: Path, tmp_path: Path) -> None:
     assert best(tmp_path / "1") == best(tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_random_search_is_the_same_study_with_another_strategy(world: Path, tmp_path: Path) -> None:
     study = study_in(world, strategy="random_search", objective={"worst": 0.3}, budget={"evaluations": 12})
     run_study(study, tmp_path / "random")
@@ -213,6 +215,7 @@ def test_the_inputs_of_a_study_are_known_by_content(world: Path) -> None:
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_one_object(world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     answer = cli("evolve", world / "study.yaml", "--out", tmp_path / "run", "--budget", 8, "--quiet")
     assert answer.code == 0, answer.err

@@ -251,6 +251,7 @@ def test_strategies_say_what_they_vary(cli: Cli) -> None:
     assert "merge_parameters" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "gene"),
     [

@@ -66,6 +66,7 @@ def test_holm_keeps_the_chance_of_any_false_discovery() -> None:
     assert wrong == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / 4000))
 
 
+@pytest.mark.slow
 @example(n=6, disagreement=1.0)
 @example(n=11, disagreement=1.0)
 @given(st.integers(1, 10_000), st.floats(0.01, 1))

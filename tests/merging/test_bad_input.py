@@ -277,6 +277,7 @@ class _Counted(TensorWeights):
         return super().names()
 
 
+@pytest.mark.slow
 def test_planning_asks_for_the_list_of_names_a_fixed_number_of_times() -> None:
     """Whatever looks through all tensors for every tensor makes mixture-of-experts models take minutes."""
 

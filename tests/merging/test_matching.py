@@ -143,6 +143,7 @@ class _Counting(TensorWeights):
         return super().names()
 
 
+@pytest.mark.slow
 def test_twelve_thousand_tensors_are_listed_a_few_times_not_once_each() -> None:
     made = {f"model.layers.{i}.mlp.experts.{e}.up_proj.weight": torch.ones(1, 2) for i in range(24) for e in range(500)}
     sources: dict[str, TensorWeights] = {"a": _Counting(made, "a"), "b": _Counting(made, "b")}

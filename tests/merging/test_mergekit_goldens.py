@@ -144,6 +144,7 @@ def test_a_head_that_is_written_is_used(folders: dict[str, Path], tmp_path: Path
     assert plan.config["tie_word_embeddings"] is False
 
 
+@pytest.mark.slow
 def test_dare_keeps_the_share_and_the_norm_mergekit_keeps(folders: dict[str, Path]) -> None:
     figures = json.loads((GOLDENS / "dare.json").read_text())
     for rescale in (True, False):

@@ -130,6 +130,7 @@ def test_experts_equal_to_the_base_give_the_base(method: str, seed: int) -> None
     assert_equal(merge(method, base, [base, base]), base, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @given(seed=seeds)
 def test_the_order_of_the_models_does_not_matter(method: str, seed: int) -> None:

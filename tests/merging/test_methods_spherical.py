@@ -115,6 +115,7 @@ def test_nuslerp_of_two_models_is_slerp_at_their_share(seed: int, first: float, 
     assert_equal(merged, merge("slerp", None, models, t=second / (first + second)), 1e-4)
 
 
+@pytest.mark.slow
 @given(seed=seeds)
 def test_nuslerp_by_row_is_nuslerp_of_each_row_and_by_column_of_each_column(seed: int) -> None:
     base, models = drawn(seed), [drawn(seed + 1), drawn(seed + 2)]

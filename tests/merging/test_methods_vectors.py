@@ -263,6 +263,7 @@ def test_a_block_of_the_base_is_read_once_for_all_models(monkeypatch: pytest.Mon
 # ---------------------------------------------------------------------- shares that are kept exactly
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10_000),
     share=st.floats(0.02, 0.9),

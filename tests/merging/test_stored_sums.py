@@ -149,6 +149,7 @@ for recipe in sorted(Path(sys.argv[1]).glob("*.yaml")):
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_merges_without_torch(written: Callable[..., Path], tmp_path: Path) -> None:
     for method in SUMS:
         # The models are the same for all of them: only how many are named differs.

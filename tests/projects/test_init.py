@@ -122,6 +122,7 @@ def run_lines(cli: Cli, lines: list[str]) -> None:
         assert answer.code == 0, f"{line}: {answer.err}"
 
 
+@pytest.mark.slow
 def test_models_without_a_head_get_a_task_with_classes_and_commands_that_run(
     made: Path, here: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +344,7 @@ def card(folder: Path, front: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_card_is_read_in_bounded_work(tmp_path: Path) -> None:
     assert origins_of(card(tmp_path / "plain", "base_model: org/base\ntags: [a]")) == ("org/base",)
     bomb = ["base_model: org/base", "a0: &a0 {k: v}"]

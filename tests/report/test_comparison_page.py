@@ -57,6 +57,7 @@ def test_markdown_says_the_same() -> None:
     assert "gates hold" in text
 
 
+@pytest.mark.slow
 def test_one_task_all_right_all_wrong_and_many_models() -> None:
     ones, zeros = np.ones(40), np.zeros(40)
     for old, new in ((ones, ones), (zeros, zeros), (zeros, ones), (np.ones(1), np.zeros(1))):

@@ -281,6 +281,7 @@ def test_groups_can_be_given_and_must_be_complete(built: Path) -> None:
 # -- the command --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_writes_one_page_and_says_where(world: Path, cli: Callable[..., Any]) -> None:
     out = made_study.make_study(world)
     answer = cli("report", out)
@@ -323,6 +324,7 @@ def test_an_existing_page_is_only_replaced_when_asked(world: Path, cli: Callable
     assert page.read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_the_command_shows_studies_beside_and_reads_the_ledger_that_is_named(
     world: Path, cli: Callable[..., Any]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from changed_report import changed
 from made_study import make_ledger, make_study, make_tasks
 
@@ -50,6 +51,7 @@ def test_names_from_others_are_escaped(report_data: Report) -> None:
     assert page.count("</script>") == 1
 
 
+@pytest.mark.slow
 def test_a_collection_is_read_from_the_study_folder(tmp_path: Path) -> None:
     make_tasks(tmp_path / "tasks")
     make_ledger(tmp_path / "ledger.sqlite", tmp_path / "tasks")

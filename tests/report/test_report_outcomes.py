@@ -67,6 +67,7 @@ def test_a_models_second_accepted_answer_is_shown_too() -> None:
     assert data[Changes].comparisons[0].flips[0].expected == "yes · ja"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("models", "tasks"), [(2, 2), (9, 5), (31, 8)])
 def test_flips_are_few_from_every_side_and_different(models: int, tasks: int) -> None:
     kinds = {f"m{i}": "merge" for i in range(models)}

@@ -69,6 +69,7 @@ def collected(world: Path) -> tuple[Scatter, Scatter]:
     return validation, test
 
 
+@pytest.mark.slow
 def test_candidates_stand_where_their_outcomes_put_them(world: Path) -> None:
     validation, test = collected(world)
     assert (validation.split, test.split) == ("validation", "test")
@@ -88,6 +89,7 @@ def test_candidates_stand_where_their_outcomes_put_them(world: Path) -> None:
             assert tuple(task) == pytest.approx(measure.wilson(task.mean * n, n))
 
 
+@pytest.mark.slow
 def test_lines_lead_from_what_was_merged_and_from_recorded_parents(world: Path) -> None:
     validation, test = collected(world)
     by_name = {(point.search, point.name): point for point in validation.points}
@@ -106,6 +108,7 @@ def test_lines_lead_from_what_was_merged_and_from_recorded_parents(world: Path) 
     assert not next(point for point in test.points if point.name == "ties 1.0").parents
 
 
+@pytest.mark.slow
 def test_a_long_search_keeps_fronts_finalists_and_the_winners_ancestors(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +131,7 @@ def test_without_outcomes_there_is_nothing_to_draw(world: Path) -> None:
     assert data[TradeOffs].scatters == ()
 
 
+@pytest.mark.slow
 def test_the_picture_is_given_every_point_and_the_table_the_front(world: Path) -> None:
     scatters = collected(world)
     told = json.loads(scatter_data(scatters, ["CMA-ES", "random search"]))

@@ -56,6 +56,7 @@ def test_a_budget_is_never_exceeded(
     assert SkillFile(out).form == "packed"
 
 
+@pytest.mark.slow
 def test_more_bytes_never_lose_more(models: tuple[Path, Path], tmp_path: Path) -> None:
     changes = open_change(str(models[1]), open_weights(models[0]))
     errors = [

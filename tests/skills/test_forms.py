@@ -98,6 +98,7 @@ def test_a_recipe_takes_every_form(models: dict[str, Path], tmp_path: Path, cli:
         torch.testing.assert_close(merged.read(name), tuned.read(name), atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow
 @given(factor=st.floats(-4, 4).filter(lambda f: abs(f) > 1e-3), form=st.sampled_from(FORMS))
 def test_scaling_scales(factor: float, form: Form, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("scaled")
@@ -284,6 +285,7 @@ def test_the_same_skill_is_the_same_file(form: Form, models: dict[str, Path], tm
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_damaged_files_are_one_error_or_another_skill(data: st.DataObject, tmp_path_factory: Any) -> None:
     folder = tmp_path_factory.mktemp("damaged")

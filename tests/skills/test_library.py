@@ -196,6 +196,7 @@ def test_names_on_a_map_do_not_cover_each_other() -> None:
 _names = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Zl", "Zp")), min_size=1, max_size=200)
 
 
+@pytest.mark.slow
 @given(name=_names.filter(str.strip), tags=st.lists(_names.filter(str.strip), max_size=3), words=st.text(max_size=30))
 def test_any_text_is_a_name_and_comes_back(name: str, tags: list[str], words: str) -> None:
     words = words.replace("\0", "").encode("utf-8", "ignore").decode()
@@ -231,6 +232,7 @@ def test_no_text_breaks_the_search(text: str) -> None:
                 library.find(text)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["add", "rm"])), max_size=12),
 )
@@ -629,6 +631,7 @@ def test_the_catalogue_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest
     assert not Catalogue.create(path)
 
 
+@pytest.mark.slow
 def test_searching_by_a_task(tiny_testbed: Any, tmp_path: Path, cli: Callable[..., Any]) -> None:
     library = tmp_path / "library"
     assert cli("library", "init", "--library", library).code == 0

@@ -87,6 +87,7 @@ def test_the_share_of_the_gain_and_the_split_are_those_that_are_named(cli: Cli, 
     assert half["score"] >= half["base_score"] + 0.5 * (half["full"] - half["base_score"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world", "loud")
 def test_localising_stores_replaces_and_is_quiet_as_is_said(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "s.safetensors"
@@ -113,6 +114,7 @@ def _dtypes(file: Path) -> set[str]:
     return {part.info.dtype for part in parts} & {"F32", "BF16", "F16"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [LOCALISE, COMPRESS], ids=lambda call: call[1])
 def test_pickles_are_asked_when_that_is_said(
     cli: Cli, call: list[str], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -127,6 +129,7 @@ def test_pickles_are_asked_when_that_is_said(
     assert {**opened, "out": told["out"]} == told
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world")
 def test_columns_count_by_the_examples_that_are_named(cli: Cli, tmp_path: Path) -> None:
     files = {}
@@ -152,6 +155,7 @@ def _same(one: SkillFile, other: SkillFile) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world")
 @pytest.mark.parametrize(
     "call", [[*LOCALISE, "--keep", 0.3, "--tasks"], [*COMPRESS, "--calibrate"]], ids=["localise", "compress"]
@@ -167,6 +171,7 @@ def test_code_is_run_when_that_is_said(cli: Cli, call: list[Any], tmp_path: Path
     assert all(torch.equal(made.whole(name), same.whole(name)) for name in made.names())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world")
 @pytest.mark.parametrize(
     "call", [[*LOCALISE, "--keep", 0.3, "--tasks"], [*COMPRESS, "--calibrate"]], ids=["localise", "compress"]

@@ -133,6 +133,7 @@ def test_soup_averages_classifiers_into_one_that_is_asked_again(cli: Cli, tmp_pa
     assert sum(means) / len(means) == pytest.approx(score)
 
 
+@pytest.mark.slow
 def test_a_study_evolves_classifiers(cli: Cli, tmp_path: Path, feelings: Path) -> None:
     base, one, two = (write_classifier(tmp_path / f"bert{seed}", labels=LABELS, seed=seed) for seed in (1, 2, 3))
     study = write_study(tmp_path, base, feelings, one=one, two=two)
@@ -434,6 +435,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return seen
 
 
+@pytest.mark.slow
 def test_device_and_type_reach_the_models(
     cli: Cli, tmp_path: Path, feelings: Path, loaded: list[tuple[str, str]]
 ) -> None:
@@ -452,6 +454,7 @@ def test_device_and_type_reach_the_models(
     assert set(loaded) == {("cuda:7", "float32")}
 
 
+@pytest.mark.slow
 def test_device_and_type_reach_the_language_models_that_skills_are_put_on(
     cli: Cli, tmp_path: Path, loaded: list[tuple[str, str]]
 ) -> None:

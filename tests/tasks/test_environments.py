@@ -84,6 +84,7 @@ def test_the_price_of_fuel_is_another_reward_of_the_same_world() -> None:
     assert kind.reward(-100.0, 2, {"fuel": 11.0, "time": 0.0}, over=True) == -100.0
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(0.05, 8)), min_size=2, max_size=5), st.integers(0, 3))
 def test_an_episode_has_the_same_outcome_alone_and_beside_others(starts: list[tuple[int, float]], seed: int) -> None:
     model = policy(seed, size=2.0)

@@ -69,6 +69,7 @@ def task_of(pairs: Sequence[tuple[str, Any]], **asked: Any) -> Task:
     return Task("t", {"all": examples}, TaskSettings(**asked))
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(
     which=st.integers(0, 4),
@@ -134,6 +135,7 @@ def test_a_stop_text_that_begins_inside_the_answer_cuts_it(models: Any) -> None:
             assert table.scores(model.name, "t")[0] == float(greedy(model, theirs, prompt, 6, stop) == text[:3])
 
 
+@pytest.mark.slow
 def test_a_long_prompt_in_the_batch_does_not_shorten_other_answers(models: Any) -> None:
     for model, theirs in models:
         task = task_of([(prompt, "x") for prompt in PROMPTS], max_new_tokens=60)
@@ -141,6 +143,7 @@ def test_a_long_prompt_in_the_batch_does_not_shorten_other_answers(models: Any) 
         assert ask(model, task).outputs(model.name, "t") == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=5, unique=True), st.sampled_from([0.5, 1.0]))
 def test_a_sample_belongs_to_its_prompt_not_to_the_batch(models: Any, prompts: list[str], top_p: float) -> None:

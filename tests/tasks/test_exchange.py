@@ -42,6 +42,7 @@ def filled(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(evaluations)
 def test_out_and_in_again_is_the_same_and_in_twice_is_in_once(

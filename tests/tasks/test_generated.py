@@ -68,6 +68,7 @@ def test_examples_are_right_distinct_and_the_same_again(template: Callable[[str]
             assert example.tags == ("large" if a + b > 99 else "small",)
 
 
+@pytest.mark.slow
 def test_fresh_draws_are_fresh_and_splits_never_meet(template: Callable[[str], Path]) -> None:
     (task,) = load_tasks(template(SUMS))
     keys: dict[str, set[str]] = {

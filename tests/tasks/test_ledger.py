@@ -39,6 +39,7 @@ def write(path: Path, who: str, count: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), outcomes, max_size=5))
 def test_what_is_recorded_is_found_again(tmp_path_factory: pytest.TempPathFactory, rows: dict[str, Outcome]) -> None:
@@ -95,6 +96,7 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
         assert ledger.find("f", "asked", ["k"])["k"].detail == {"token_accuracy": 0.5}
 
 
+@pytest.mark.slow
 def test_killing_a_writer_loses_nothing_that_was_committed(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite"
     told = -1
@@ -116,6 +118,7 @@ def test_killing_a_writer_loses_nothing_that_was_committed(tmp_path: Path) -> No
             )
 
 
+@pytest.mark.slow
 def test_processes_that_open_and_write_at_once_all_succeed(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite"
     writers = [write(path, f"writer {i}", 15) for i in range(3)]

@@ -238,6 +238,7 @@ def _watch_batches(monkeypatch: pytest.MonkeyPatch, sizes: list[int]) -> None:
     monkeypatch.setattr(LanguageModel, "load", watched)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world")
 def test_no_batch_is_larger_than_said(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
@@ -366,6 +367,7 @@ def _steps(told: dict[str, Any]) -> Any:
     return told["steps"], told["score"], told["models"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world")
 def test_a_soup_is_chosen_on_the_split_tasks_and_examples_that_are_named(cli: Cli, tmp_path: Path) -> None:
     by_default = _soup(cli, tmp_path, "--tasks", "tasks")
@@ -397,6 +399,7 @@ def test_a_soup_reads_the_named_ledger_and_takes_the_bases_config_along(cli: Cli
     assert json.loads(written.read_text())["its_own"] == "yes"
 
 
+@pytest.mark.slow
 def test_a_soup_draws_by_its_seed_and_computes_where_it_is_said(cli: Cli, drawn: Path, tmp_path: Path) -> None:
     one, same, other = (
         _soup(cli, tmp_path, "--tasks", drawn, "--seed", seed, "--ledger", tmp_path / f"{i}.sqlite")

@@ -25,6 +25,7 @@ def record(ledger: Ledger, model: str, rows: dict[int, tuple[float, str | None]]
     ledger.record(f"fingerprint of {model}", model, task, f"asking {task}", made)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(answers, answers)
 def test_pairs_are_those_of_the_rows(

@@ -243,6 +243,7 @@ def test_a_roomy_cache_is_transformers_own(
         assert torch.equal(ours.layers[0].keys, theirs.layers[0].keys)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(texts=st.lists(st.text(alphabet="ab12=: ", max_size=8), max_size=12))
 def test_many_texts_have_the_tokens_that_each_has_alone(

@@ -198,6 +198,7 @@ def test_layers_and_roles_are_found(bed: Testbed) -> None:
     assert roles["patch_embed.weight"].part == "embedding"
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_other_seed_other_bits(minute: None, bed: Testbed, tmp_path: Path) -> None:
     torch.manual_seed(99)  # the caller's generator has no say
     again = build(tmp_path / "again", bed="digits", skills=SKILLS)
@@ -268,6 +269,7 @@ def test_wrong_settings_are_told_and_leave_nothing(options: dict[str, Any], said
 # ---------------------------------------------------------------------- asking
 
 
+@pytest.mark.slow
 def test_a_merge_in_memory_and_one_on_the_disk_answer_alike(
     bed: Testbed, cli: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_without_box2d_the_extra_is_named(cli: Cli, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "bed").exists()
 
 
+@pytest.mark.slow
 def test_a_bed_of_landers_is_built_and_asked(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _needs_landers()
     monkeypatch.setattr(builder, "schedule_for", lambda *, tiny, lands: FEW)

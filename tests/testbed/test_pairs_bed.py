@@ -88,6 +88,7 @@ def test_a_specialist_meets_no_pair() -> None:
     assert not [one for step in range(20) for one in batches(step, 40) if one.prompt[:3] in tags]
 
 
+@pytest.mark.slow
 def test_a_folder_has_a_task_for_every_pair(
     cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,6 +250,7 @@ def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "version", lambda name: "1.0")
 
 
+@pytest.mark.slow
 def test_a_build_from_the_command_line(
     cli: Callable[..., Any], packages: Path, encoder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_the_bed_suits_its_streams(bed: Path) -> None:
     assert scores["steady"] > scores["drift"]
 
 
+@pytest.mark.slow
 def test_it_is_built_as_it_is_typed_and_only_once(cli: Cli, tmp_path: Path) -> None:
     typed = ["testbed", "build", tmp_path / "bed", "--bed", "series", "--tiny", "--json"]
     assert json.loads(cli(*typed).out)["cached"] is False

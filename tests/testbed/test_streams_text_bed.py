@@ -103,6 +103,7 @@ def test_the_lessons_half_know_each_language_to_its_own_degree(tmp_path: Path) -
         assert abs(right / (wrong + right) - known) < 0.15
 
 
+@pytest.mark.slow
 def test_every_stream_suits_the_base(small: Path) -> None:
     assert {path.name for path in small.iterdir()} == {"base", "streams", "tasks", "manifest.json"}
     assert {path.name for path in (small / "streams").iterdir()} == {one.name for one in TEXT_STREAMS}

@@ -69,6 +69,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {name: value for name, value in files.items() if not name.endswith(("adapter_config.json", "manifest.json"))}
 
 
+@pytest.mark.slow
 def test_a_finished_folder_has_what_the_contract_says(minute: None, tmp_path: Path) -> None:
     bed = build(tmp_path / "bed", skills=SKILLS)
     assert {path.name for path in bed.folder.iterdir()} == {"base", "full", "lora", "tasks", "manifest.json"}
@@ -84,6 +85,7 @@ def test_a_finished_folder_has_what_the_contract_says(minute: None, tmp_path: Pa
         assert {path.name for path in task.iterdir()} == {"train.jsonl", "valid.jsonl", "test.jsonl", "task.yaml"}
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_was_done(minute: None, tmp_path: Path) -> None:
     bed = build(tmp_path / "bed", skills=SKILLS, seed=7)
     manifest = json.loads((bed.folder / "manifest.json").read_text())
@@ -106,6 +108,7 @@ def test_no_input_is_in_two_splits_on_the_disk(bed: Testbed) -> None:
         assert len({row["id"] for row in rows}) == len(rows)
 
 
+@pytest.mark.slow
 def test_the_same_settings_again_touch_nothing(minute: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build(tmp_path / "bed", skills=SKILLS)
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
@@ -117,6 +120,7 @@ def test_the_same_settings_again_touch_nothing(minute: None, tmp_path: Path, mon
     assert build(tmp_path / "bed", skills=SKILLS, overwrite=True).cached
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_other_seed_other_bits(minute: None, tmp_path: Path) -> None:
     import torch
 
@@ -129,6 +133,7 @@ def test_same_seed_same_bits_other_seed_other_bits(minute: None, tmp_path: Path)
     assert _hashes(one.folder)[weights] != _hashes(other.folder)[weights]
 
 
+@pytest.mark.slow
 def test_a_build_leaves_torch_as_it_was(minute: None, tmp_path: Path) -> None:
     import torch
 
@@ -138,6 +143,7 @@ def test_a_build_leaves_torch_as_it_was(minute: None, tmp_path: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -155,6 +161,7 @@ def test_other_settings_are_refused_and_nothing_is_touched(bed: Testbed, change:
     assert not build(bed.folder, **{"skills": SKILLS, **change}, overwrite=True).cached
 
 
+@pytest.mark.slow
 def test_a_changed_or_missing_file_is_noticed(bed: Testbed, tmp_path: Path) -> None:
     good = _hashes(bed.folder)
     lines = (bed.tasks / "mask" / "test.jsonl").read_text().splitlines(keepends=True)
@@ -203,6 +210,7 @@ def test_a_moved_testbed_names_its_own_base_again(bed: Testbed, tmp_path: Path) 
     assert build(tmp_path / "new", skills=SKILLS).manifest == moved.manifest
 
 
+@pytest.mark.slow
 def test_a_failure_in_one_specialist_stops_all_and_leaves_nothing(
     minute: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +268,7 @@ def test_a_killed_build_goes_on_with_what_was_finished(
     assert _hashes(folder) == _hashes(build(tmp_path / "undisturbed", skills=SKILLS).folder)
 
 
+@pytest.mark.slow
 def test_what_a_killed_build_of_other_settings_left_is_not_used(minute: None, tmp_path: Path) -> None:
     staging = partial_path(tmp_path / "bed")
     for name, text in [("base/model.safetensors", "junk"), (".records/base.json", "{}"), (".records/digest", "other")]:
@@ -283,6 +292,7 @@ def test_two_processes_at_once_train_once(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"bed"}
 
 
+@pytest.mark.slow
 def test_a_lock_left_by_a_killed_process_is_no_obstacle(minute: None, tmp_path: Path) -> None:
     (tmp_path / ".bed.lock").touch()
     build(tmp_path / "bed", skills=SKILLS)
@@ -311,6 +321,7 @@ def test_waiting_ends_when_the_lock_is_given_back(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_prints_scores_and_one_json_object(minute: None, tmp_path: Path, cli: Callable[..., Any]) -> None:
     answer = cli("testbed", "build", tmp_path / "bed", "--skills", "reverse, mask", "--quiet")
     assert answer.code == 0, answer.err
@@ -322,6 +333,7 @@ def test_the_command_prints_scores_and_one_json_object(minute: None, tmp_path: P
     assert payload["lora"]["mask"] == str(tmp_path / "bed" / "lora" / "mask")
 
 
+@pytest.mark.slow
 def test_the_command_builds_by_its_seed_and_replaces_when_that_is_said(
     minute: None, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
@@ -378,6 +390,7 @@ def _rows(bed: Testbed, task: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in (bed.tasks / task / "test.jsonl").read_text().splitlines()[:192]]
 
 
+@pytest.mark.slow
 def test_tiny_specialists_beat_the_base_by_25_points(tiny_testbed: Testbed) -> None:
     """Loaded as any user would load them, decoding greedily."""
     from peft import PeftModel

@@ -104,6 +104,7 @@ def test_parts_of_a_prompt_that_are_learned_are_predicted_one_place_before() -> 
     assert labels.tolist() == [[_IGNORED] * 2 + encode("ba") + [_IGNORED] * 3 + [*encode("c"), END_ID]]
 
 
+@pytest.mark.slow
 def test_a_folder_has_the_skills_tasks_and_the_mixed_one(
     cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def faulty(seed: int, count: int) -> list[Checked]:
     return found
 
 
+@pytest.mark.slow
 def test_a_rule_that_evolved_agrees_more_than_the_first_on_problems_it_never_saw() -> None:
     rule, share = evolved(faulty(0, 20), 0, rounds=60)
     assert share > agreement(FIRST, faulty(0, 20))

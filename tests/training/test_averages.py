@@ -132,6 +132,7 @@ def test_the_mean_is_what_is_validated_and_written(
             torch.testing.assert_close(written.read(name), state[f"average:{name}"])
 
 
+@pytest.mark.slow
 def test_a_training_with_a_mean_goes_on_to_the_same_bits(
     averaged: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_banned_texts_are_never_written_and_an_expected_answer_is_judged_like_a_
             assert one.matches in (None, text == expected)
 
 
+@pytest.mark.slow
 def test_the_result_is_asked_with_the_good_prefix_by_itself(
     cli: Callable[..., Any], teach: Callable[..., Any], half_known: str, tmp_path: Path
 ) -> None:

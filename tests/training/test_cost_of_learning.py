@@ -112,6 +112,7 @@ def test_a_search_keeps_the_best_trial_and_counts_all_of_them(
     assert told(run) == said
 
 
+@pytest.mark.slow
 def test_what_learning_took_is_said_and_grows_with_the_steps(
     learn: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -281,6 +281,7 @@ def test_the_control_of_compatible_leaves_out_as_many() -> None:
         make_sampler("compatible", {}, Arms(("a",), (30,), 0))
 
 
+@pytest.mark.slow
 def test_demonstrations_of_another_habit_are_left_out(cli: Callable[..., Any], tmp_path: Path) -> None:
     write_policy(tmp_path / "base", 0)
     generator = np.random.default_rng(0)
@@ -409,6 +410,7 @@ LESS = ("--sampler", "less", "--set", "sampler.epochs=2", "--set", "sampler.proj
 ADAPT = ("--sampler", "adapt_inf", "--set", "sampler.projection=64", "--set", "sampler.clusters=3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [CYCLICAL, LESS, ADAPT])
 def test_the_first_training_leaves_nothing_behind(
     cli: Callable[..., Any], train: Callable[..., Any], tmp_path: Path, options: tuple[str, ...]
@@ -425,6 +427,7 @@ def test_the_first_training_leaves_nothing_behind(
         assert len(taken) == int(0.1 * len(json.loads(scores)))
 
 
+@pytest.mark.slow
 def test_outputs_of_examples_by_hand(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +453,7 @@ def test_outputs_of_examples_by_hand(
     assert len(entropies) == len(seen["losses"])
 
 
+@pytest.mark.slow
 def test_what_a_sampler_sees_of_the_first_training(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def step(one: Session, number: int) -> float:
     return loss
 
 
+@pytest.mark.slow
 def test_without_the_term_both_sets_learn_by_plain_dpo(small_world: Path) -> None:
     plain = session(small_world, "dpo", {})
     both = session(small_world, "fast_slow", {"alpha": 0, "slow": 1})
@@ -108,6 +109,7 @@ def test_without_the_term_both_sets_learn_by_plain_dpo(small_world: Path) -> Non
         assert not torch.allclose(slower.optimiser.trained()[f"objective.{second}"], values, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_have_the_gradients_of_the_whole(small_world: Path) -> None:
     whole, parts = (session(small_world, "fast_slow", {"alpha": 0.5}, micro_batch=size) for size in (None, 3))
     for number in range(3):
@@ -129,6 +131,7 @@ def chase(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Callabl
     return call
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_prefer_and_the_fast_factors_are_the_result(
     cli: Callable[..., Any], chase: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_an_adapter_with_its_head_gives_the_same_logits_in_peft(
         assert torch.allclose(ours.class_scores([line["prompt"]])[0], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_tensor_of_a_base_without_a_head_becomes_a_skill_that_carries_it(
     world: Path, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
@@ -214,6 +215,7 @@ def test_what_gives_no_head_is_refused(world: Path, tmp_path: Path, cli: Callabl
         assert "genepool.json:head" in answer.err
 
 
+@pytest.mark.slow
 def test_a_causal_model_needs_no_head(world: Path, small_world: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
     answer = cli("train", world / "tasks" / "first", "--base", small_world / "base", "--out", tmp_path / "run", *HERE,
                  "--steps", 1)  # fmt: skip

@@ -147,6 +147,7 @@ def test_prompts_of_tests_are_refused_whatever_their_case_and_spaces(templates: 
     assert making.maker.refused(task, Example("x", "  ", ("a",)), making) == "unfit"
 
 
+@pytest.mark.slow
 def test_what_a_template_cannot_make_is_counted(templates: Path) -> None:
     making = making_of(templates, sampler_of("skill_mix"), Pupil())
     # Eight letters make 64 words of two, and 512 of three; half of the examples are for training.
@@ -304,6 +305,7 @@ def test_a_skill_tree_is_explored_then_filled(templates: Path, policy: str) -> N
     assert all("turn" in one.example.tags for one in made)
 
 
+@pytest.mark.slow
 def test_a_policy_that_only_opens_never_fills(templates: Path) -> None:
     options = {"environment": "skill_tree", "new": 2, "subskills": 1, "allocation": 1, "policy": "open"}
     sampler = sampler_of("dataenvgym", **options)
@@ -336,6 +338,7 @@ def test_every_sampler_of_rounds_is_typed_here() -> None:
     assert sorted(KINDS) == OF_ROUNDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_ROUNDS)
 def test_a_training_on_made_examples_is_on_record(
     cli: Callable[..., Any], train: Callable[..., Any], templates: Path, tmp_path: Path, name: str
@@ -382,6 +385,7 @@ def test_a_training_that_was_stopped_goes_on_with_what_was_made(
         assert rows(tmp_path / out, query) == rows(tmp_path / "whole", query)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stat", "skill_pairs", "dataenvgym"])
 def test_the_control_sees_shuffled_evidence(
     train: Callable[..., Any], templates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -436,6 +440,7 @@ def test_what_cannot_be_made_is_refused(
     assert said in answer.err
 
 
+@pytest.mark.slow
 def test_a_task_of_files_has_no_template(train: Callable[..., Any], tmp_path: Path) -> None:
     answer = train("run", "--sampler", "skill_mix", *FEW)
     assert answer.code == 2
@@ -453,6 +458,7 @@ WRITES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_ROUNDS)
 def test_a_writer_makes_examples_within_its_budget(
     cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, templates: Path, tmp_path: Path, name: str
@@ -475,6 +481,7 @@ def test_a_writer_makes_examples_within_its_budget(
         assert cli("verify-run", tmp_path / "run", "--step", 6).code == 0
 
 
+@pytest.mark.slow
 def test_a_writer_fills_a_skill_tree(
     cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, templates: Path, tmp_path: Path
 ) -> None:
@@ -641,6 +648,7 @@ class Drawing(Pupil):
         return found, count * len(lessons)
 
 
+@pytest.mark.slow
 def test_evosyn_learns_the_best_answer_and_says_how_often_it_was_right(templates: Path) -> None:
     sampler = evosyn_of(examples=30, solutions=8, keys=8, seeds=10)
     making = making_of(templates, sampler, Drawing())

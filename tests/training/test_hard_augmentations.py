@@ -165,6 +165,7 @@ def test_each_loss_moves_its_own_and_the_teacher_stays(world: Path) -> None:
         assert torch.allclose(parameter.grad, expected[name], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_learned_transformations_are_harder_than_random_ones_and_kept_ones_nearer(world: Path) -> None:
     def after(**options: Any) -> tuple[float, float]:
         """How far the student is from the teacher on transformed images, and how far the teacher moved."""
@@ -234,6 +235,7 @@ def test_a_student_learns_and_a_stopped_run_goes_on_to_the_same_bits(
     assert told(tmp_path / "stopped") == told(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_texts_cannot_be_transformed(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
     answer = cli(
         "train", small_world / "tasks" / "first", "--base", small_world / "base", "--teacher", small_world / "other",

@@ -172,6 +172,7 @@ def test_what_a_model_knew_is_unlearned_where_it_is_rejected(
     assert sum(whole[-5:]) / 5 < 0.6 * whole[0]
 
 
+@pytest.mark.slow
 def test_a_value_head_is_no_part_of_the_result_and_a_fork_begins_one(
     cli: Callable[..., Any], labelled: Callable[..., Path], small_world: Path, tmp_path: Path
 ) -> None:
@@ -242,6 +243,7 @@ def test_answers_without_labels_are_refused(cli: Callable[..., Any], small_world
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_answers_that_are_labelled_both_ways_are_counted(
     cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:

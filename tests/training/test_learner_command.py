@@ -55,6 +55,7 @@ def tensors(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
+@pytest.mark.slow
 def test_what_is_told_is_computed_from_the_outcomes_on_record(learn: Callable[..., Any], tmp_path: Path) -> None:
     answer = learn("run", "replay", *SETTINGS["replay"], "--json")
     assert answer.code == 0, answer.err
@@ -112,6 +113,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     assert rows(tmp_path / "stopped", query) == rows(tmp_path / "whole", query)
 
 
+@pytest.mark.slow
 def test_a_finished_run_called_again_changes_nothing_and_its_steps_can_be_repeated(
     learn: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -212,6 +214,7 @@ def test_experts_are_asked_their_own_tasks_and_begin_with_the_nearest(
     assert len(set(prints)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loud")
 def test_tasks_that_share_examples_are_told(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
@@ -225,6 +228,7 @@ def test_tasks_that_share_examples_are_told(cli: Callable[..., Any], small_world
     assert told(tmp_path / "run")["shared"] == [{"tasks": ["one", "two"], "examples": 48}]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loud")
 def test_a_budget_that_has_no_room_is_told(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
     named = [small_world / "tasks" / name for name in ("first", "grade")]
@@ -239,6 +243,7 @@ def test_a_budget_that_has_no_room_is_told(cli: Callable[..., Any], small_world:
     assert told(tmp_path / "run")["memory_bytes"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loud")
 def test_of_a_task_that_the_base_answers_right_nothing_can_be_gained(
     cli: Callable[..., Any], small_world: Path, half_known: str, tmp_path: Path
@@ -259,6 +264,7 @@ def test_of_a_task_that_the_base_answers_right_nothing_can_be_gained(
     assert "grade: the base answers every test example right" not in said
 
 
+@pytest.mark.slow
 def test_gates_decide_the_exit_of_tasks_learned_in_order(learn: Callable[..., Any], tmp_path: Path) -> None:
     easy, hard, wrong = (tmp_path / f"{name}.yaml" for name in ("easy", "hard", "wrong"))
     for file, task, least in ((easy, "first", -1), (hard, "grade", 0.99), (wrong, "grad", 0)):
@@ -329,6 +335,7 @@ def test_a_path_that_reads_like_an_option_is_told_as_the_path(
     assert "--" not in line.split(": no such")[0]
 
 
+@pytest.mark.slow
 def test_a_changed_run_and_a_damaged_memory_are_refused(
     learn: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ def test_a_process_is_that_of_scikit_learn() -> None:
 # ---------------------------------------------------------------------- all of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=20)
 @given(size=st.integers(1, 12), losses=st.lists(st.floats(0, 9), min_size=12, max_size=12), seed=st.integers(0, 9))
@@ -467,6 +468,7 @@ def with_students(train: Callable[..., Any], task: Path, out: Path) -> tuple[Any
     return "--sampler", "again", *GMM, "--set", f"sampler.students=[{out / 'past'}]", "--set", "sampler.least=0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mbtl", "mpts", "again"])
 def test_a_training_along_parameters_can_be_taken_again(
     cli: Callable[..., Any], train: Callable[..., Any], numbered: Path, tmp_path: Path, name: str
@@ -534,6 +536,7 @@ def test_rewards_of_samples_are_observed(
     assert shared[::2] == shared[1::2]
 
 
+@pytest.mark.slow
 def test_other_numbers_are_another_training(train: Callable[..., Any], numbered: Path, tmp_path: Path) -> None:
     typed = ("--sampler", "mpts", *SHORT)
     assert train("run", *typed, tasks=[numbered]).code == 0
@@ -545,6 +548,7 @@ def test_other_numbers_are_another_training(train: Callable[..., Any], numbered:
     assert "sampler_known" in answer.err
 
 
+@pytest.mark.slow
 def test_other_students_are_another_training(train: Callable[..., Any], numbered: Path, tmp_path: Path) -> None:
     typed = with_students(train, numbered, tmp_path)
     assert train("run", *typed, *SHORT, tasks=[numbered]).code == 0

@@ -24,6 +24,7 @@ SLOW = pytest.mark.slow
 SHORT = ("--lora", 2, "--steps", 30, "--every", 10, "--batch", 8, "--quiet")
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_prefer(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
     pairs, base, run = small_world / "pairs" / "first", small_world / "base", tmp_path / "run"
     answer = cli(
@@ -48,6 +49,7 @@ def test_a_model_learns_to_prefer(cli: Callable[..., Any], small_world: Path, tm
     assert cli("verify-run", run, "--step", 13, "--quiet").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -163,6 +165,7 @@ def test_a_training_file_says_the_options(small_world: Path, tmp_path: Path) -> 
     assert load_training(file).made_objective().options.model_dump() == {"beta": 0.1, "label_smoothing": 0.1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective", ["gkd", *(pytest.param(one, marks=SLOW) for one in ("muscle", "any_to_any", "lwf"))]
 )

@@ -246,6 +246,7 @@ def test_it_rewards_a_training_by_rewards(
     assert all(0 < value < 1 for value in found)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     cli: Callable[..., Any], steps: Path, small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

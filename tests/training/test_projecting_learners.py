@@ -149,6 +149,7 @@ def changes(run: Path, number: int) -> tuple[dict[str, torch.Tensor], dict[str, 
     )
 
 
+@pytest.mark.slow
 def test_after_trgp_an_earlier_task_is_answered_as_before_on_the_inputs_that_it_owns(
     learn: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def test_after_trgp_an_earlier_task_is_answered_as_before_on_the_inputs_that_it_
     assert said["stages"][1]["facts"]["scaled"] == {"0": len(scales)}
 
 
+@pytest.mark.slow
 def test_the_first_task_of_trgp_is_that_of_gpm(learn: Callable[..., Any], tmp_path: Path) -> None:
     shared = ("--set", "examples=6", "--set", "energy=0.6")
     assert learn("gpm", "gpm", *shared).code == 0
@@ -192,6 +194,7 @@ def test_the_first_task_of_trgp_is_that_of_gpm(learn: Callable[..., Any], tmp_pa
         assert torch.allclose(basis @ basis.T, bases[1][name] @ bases[1][name].T, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cuber_keeps_gradients_and_counts_them(learn: Callable[..., Any], tmp_path: Path) -> None:
     options = ("--set", "examples=6", "--set", "energy=0.6", "--set", "related=0", "--set", "agreement=-1")
     assert learn("run", "cuber", *options, "--set", "hold=0.5").code == 0
@@ -205,6 +208,7 @@ def test_cuber_keeps_gradients_and_counts_them(learn: Callable[..., Any], tmp_pa
     assert any(((after[name] - before[name]) @ basis[name]).abs().max() > 1e-4 for name in after)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loud")
 @pytest.mark.parametrize(
     ("learner", "said"), [("gpm", "fill the whole space"), ("inf_lora", "fewer directions outside of those")]
@@ -237,6 +241,7 @@ def test_options_of_trust_regions_are_checked(learn: Callable[..., Any], tmp_pat
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_view_that_is_gone_is_named(learn: Callable[..., Any], tmp_path: Path) -> None:
     import shutil
 

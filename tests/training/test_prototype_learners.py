@@ -182,6 +182,7 @@ def head_of(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return parts[0], parts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relation", ["samples", "classes"])
 def test_prd_writes_its_prototypes_into_the_head(learn: Callable[..., Any], tmp_path: Path, relation: str) -> None:
     options = ("--set", "hidden=6", "--set", "size=4", "--set", f"relation={relation}")
@@ -212,6 +213,7 @@ def test_without_distillation_old_prototypes_of_prd_stay(learn: Callable[..., An
     assert not torch.equal(first[8:], last[8:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trick", ["scale=8", "contrast=0.5", "assigned=true", "subnet=0.5", "assigned=true,subnet=0.3"]
 )

@@ -73,6 +73,7 @@ def test_novel_answers_of_the_majority_are_rewarded_by_the_model_or_an_encoder(
     assert "the training changed" in other.err
 
 
+@pytest.mark.slow
 def test_values_are_trained_beside_the_model_and_rewards_end_samples(
     cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path
 ) -> None:

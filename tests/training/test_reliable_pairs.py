@@ -99,6 +99,7 @@ def test_what_a_model_wrote_is_not_filled_in_again() -> None:
         find_stage("reliable", {"template": "{prompt}{first}"})
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_in_the_factors_alone_and_by_seed(small_world: Path, tmp_path: Path) -> None:
     base = small_world / "base"
     recipe = Training(

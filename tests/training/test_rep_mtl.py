@@ -251,6 +251,7 @@ def typed(cli: Callable[..., Any], world: Path, out: Path, *options: Any) -> Any
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_and_repeats_its_steps(
     cli: Callable[..., Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +279,7 @@ def test_a_run_that_was_stopped_goes_on_and_repeats_its_steps(
     assert "csa was 1.5" in changed.err
 
 
+@pytest.mark.slow
 def test_texts_of_several_lengths_are_learned_together(
     cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from genepool.training.samples import draw_samples
 SHORT = ("--steps", 6, "--every", 3, "--batch", 4, "--lora", 2, "--set", "samples=4", "--test", 8, "--quiet")
 
 
+@pytest.mark.slow
 def test_every_sample_is_on_record_with_its_reward_and_divergence(
     cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path
 ) -> None:
@@ -59,6 +60,7 @@ def test_rewarded_answers_become_frequent(
     assert sum(rewards[:3]) < 0.5 < 1.5 < sum(rewards[-3:])
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_again_to_the_same_bits_and_shared_by_steps(
     cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +103,7 @@ def test_an_example_that_comes_twice_in_a_step_has_samples_of_its_own(half_known
     assert texts([one, other, one], 4) == [*texts([one], 8)[:4], *texts([other], 4), *texts([one], 8)[4:]]
 
 
+@pytest.mark.slow
 def test_a_majority_that_is_wrong_is_refused_and_one_that_is_right_is_learned_from(
     cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path
 ) -> None:

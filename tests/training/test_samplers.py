@@ -121,6 +121,7 @@ def test_the_control_shuffles_what_was_observed() -> None:
 SKILL_IT = ("--sampler", "skill_it", "--set", "sampler.checkpoint=2", "--set", "sampler.edges=[[first, grade]]")
 
 
+@pytest.mark.slow
 def test_a_sampled_training_says_what_was_drawn_and_its_steps_can_be_taken_again(
     cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def mixed(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> Callabl
     return call
 
 
+@pytest.mark.slow
 def test_a_mix_of_tasks_is_trained_counted_and_gone_on_with(
     mixed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

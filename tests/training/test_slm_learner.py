@@ -87,6 +87,7 @@ def test_lines_that_cannot_be_told_and_trained_heads_are_refused() -> None:
     assert [layer.matrix for layer in factor_layers(place)] == ["0.weight"]
 
 
+@pytest.mark.slow
 def test_the_result_is_a_composition_that_answers_by_the_pool(
     learn: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_the_result_is_a_composition_that_answers_by_the_pool(
     assert rows(run, "SELECT count(*) FROM stages") == [(3,)]
 
 
+@pytest.mark.slow
 def test_it_is_finished_repeated_and_reported_as_any_run(
     learn: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ def test_what_it_cannot_teach_is_refused_at_once(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_pool_that_was_altered_is_refused(
     learn: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +196,7 @@ def test_a_pool_that_was_altered_is_refused(
     assert answer.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_base_may_be_a_sum_and_may_need_pickles(
     learn: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:

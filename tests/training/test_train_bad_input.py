@@ -84,6 +84,7 @@ def test_a_far_too_large_learning_rate_keeps_the_state_before_it(train: Callable
         assert found["best_step"] == best["step"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_within_a_step_loses_nothing(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from genepool.tasks import metrics
 from genepool.weights import open_weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [["--lora", 4], ["--full", "--learning-rate", 0.003]], ids=["lora", "full"])
 def test_a_model_learns_a_task_and_is_told_what_it_gained_and_forgot(
     train: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path, form: list[Any]
@@ -44,6 +45,7 @@ def test_a_model_learns_a_task_and_is_told_what_it_gained_and_forgot(
     assert not list((tmp_path / "run").glob(".*"))
 
 
+@pytest.mark.slow
 def test_an_adapter_is_one_that_peft_loads(train: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -58,6 +60,7 @@ def test_an_adapter_is_one_that_peft_loads(train: Callable[..., Any], small_worl
         assert torch.allclose(merged[name], ours.read(name), atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_the_record_has_every_example_of_every_step(train: Callable[..., Any], tmp_path: Path) -> None:
     assert train("run", "--steps", 12, "--every", 5).code == 0
     counts = rows(tmp_path / "run", "SELECT step, count(*), sum(kept) FROM examples GROUP BY step")
@@ -71,6 +74,7 @@ def test_the_record_has_every_example_of_every_step(train: Callable[..., Any], t
     assert len(set(seen)) == 48
 
 
+@pytest.mark.slow
 def test_micro_batches_and_checkpoints_change_no_more_than_the_rounding(
     train: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -95,6 +99,7 @@ def test_training_stops_early_and_writes_the_best_state(train: Callable[..., Any
     assert found["best_step"] == best["step"] < found["steps"]
 
 
+@pytest.mark.slow
 def test_a_training_file_says_the_same(
     cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
@@ -110,6 +115,7 @@ def test_a_training_file_says_the_same(
     assert result_bytes(tmp_path / "read") == result_bytes(tmp_path / "typed")
 
 
+@pytest.mark.slow
 def test_gates_decide_the_exit(train: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "gate.yaml").write_text("gates:\n  - {task: first, measure: difference, at_least: 0.99}\n")
     (tmp_path / "easy.yaml").write_text("gates:\n  - {task: first, measure: difference, at_least: -1}\n")
@@ -117,6 +123,7 @@ def test_gates_decide_the_exit(train: Callable[..., Any], tmp_path: Path) -> Non
     assert train("run", "--steps", 1, "--gate", tmp_path / "gate.yaml").code == 1
 
 
+@pytest.mark.slow
 def test_a_training_that_forgets_too_much_exits_with_1(
     cli: Callable[..., Any], half_known: str, small_world: Path, tmp_path: Path
 ) -> None:
@@ -191,6 +198,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(train: Callable[...,
     assert not (tmp_path / "run" / "skill.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_other_options_are_heard(cli: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
     task, base, out = small_world / "tasks" / "first", small_world / "base", tmp_path / "run"
     answer = cli(
@@ -218,6 +226,7 @@ def test_the_other_options_are_heard(cli: Callable[..., Any], small_world: Path,
     assert forked.code == 0, forked.err
 
 
+@pytest.mark.slow
 def test_python_tasks_beside_are_run_only_when_named(
     cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
@@ -234,6 +243,7 @@ def test_python_tasks_beside_are_run_only_when_named(
                "--trust-tasks", code).code == 0  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_metric_of_ones_own_judges_when_its_file_is_named(
     cli: Callable[..., Any],
     train: Callable[..., Any],
@@ -334,6 +344,7 @@ def test_counted_factors_are_those_that_are_trained(
     assert plan.parameters == trained
 
 
+@pytest.mark.slow
 def test_the_page_says_first_what_was_gained_and_lost(
     cli: Callable[..., Any], train: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from training_runs import result_bytes, rows, told
 from genepool.training import run as running
 
 
+@pytest.mark.slow
 def test_several_tasks_and_a_lone_file_are_learned_from(
     train: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
@@ -28,6 +29,7 @@ def test_several_tasks_and_a_lone_file_are_learned_from(
     assert found["target"][0]["n"] + found["examples"]["train"] + found["examples"]["valid"] < 64 + 48 + 12 + 1
 
 
+@pytest.mark.slow
 def test_packed_examples_see_themselves_alone(train: Callable[..., Any], tmp_path: Path) -> None:
     for name, options in {"apart": [], "packed": ["--pack"]}.items():
         assert train(name, "--steps", 5, *options).code == 0
@@ -44,6 +46,7 @@ TEMPLATE = (
 )
 
 
+@pytest.mark.slow
 def test_of_a_conversation_the_assistants_words_alone_are_learned(
     cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:

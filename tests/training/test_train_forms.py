@@ -35,6 +35,7 @@ def _set(name: str, tmp_path: Path) -> list[str]:
     return [word for pair in pairs for word in ("--set", f"form.{pair}")]
 
 
+@pytest.mark.slow
 def test_hydra_learns_and_is_told_and_stands_wherever_a_model_does(
     train: Callable[..., Any], cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_wrong_value_names_its_option(train: Callable[..., Any], options: list
     assert said in answer.err
 
 
+@pytest.mark.slow
 def test_overwriting_replaces_the_folder_as_merge_does(train: Callable[..., Any], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train("run", "--steps", 2).code == 0
@@ -52,6 +53,7 @@ def test_overwriting_replaces_the_folder_as_merge_does(train: Callable[..., Any]
     assert not (run / "more").exists()
 
 
+@pytest.mark.slow
 def test_what_a_training_is_made_from_is_never_overwritten(
     cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
@@ -68,6 +70,7 @@ def test_what_a_training_is_made_from_is_never_overwritten(
     assert {path.name for path in world.iterdir()} == {path.name for path in small_world.iterdir()}
 
 
+@pytest.mark.slow
 def test_messages_under_prompt_and_completion_are_learned_as_trl_does(
     cli: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     assert told(tmp_path / "stopped") == told(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_finished_run_called_again_changes_nothing(train: Callable[..., Any], tmp_path: Path) -> None:
     assert train("run").code == 0
     before = {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
@@ -59,6 +60,7 @@ def test_a_fork_begins_with_what_another_run_had_learned(train: Callable[..., An
     assert train("further", "--learning-rate", 0.001).code == 0  # going on needs no second --fork
 
 
+@pytest.mark.slow
 def test_steps_on_record_can_be_verified(cli: Callable[..., Any], train: Callable[..., Any], tmp_path: Path) -> None:
     assert train("run", "--steps", 25).code == 0
     for step in (1, 11, 25):
@@ -72,6 +74,7 @@ def test_steps_on_record_can_be_verified(cli: Callable[..., Any], train: Callabl
     assert cli("verify-run", tmp_path / "nothing", "--step", 1, "--quiet").code == 2
 
 
+@pytest.mark.slow
 def test_another_base_or_setting_in_a_run_is_refused_with_what_differs(
     cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +88,7 @@ def test_another_base_or_setting_in_a_run_is_refused_with_what_differs(
     assert train("run", "--batch", 8, "--overwrite").code == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_state_is_named(train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train("run").code == 0
     (tmp_path / "run" / "train.json").unlink()
@@ -144,6 +148,7 @@ def test_a_fork_is_gone_on_with_when_the_other_folder_is_gone(
         assert "another part of a model" in refused.err
 
 
+@pytest.mark.slow
 def test_a_fork_of_another_base_is_refused(
     cli: Callable[..., Any], train: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
@@ -156,6 +161,7 @@ def test_a_fork_of_another_base_is_refused(
     assert answer.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"), [("result", "/etc"), ("steps", "many"), ("target", [{}]), ("base", 3), ("learning_rate", None)]
 )
@@ -170,6 +176,7 @@ def test_a_result_that_was_tampered_with_is_named(
         assert f"train.json:{key}" in answer.err
 
 
+@pytest.mark.slow
 def test_what_is_asked_in_the_end_may_change(train: Callable[..., Any], small_world: Path, tmp_path: Path) -> None:
     assert train("run", "--steps", 2, "--test", 5).code == 0
     steps = rows(tmp_path / "run", "SELECT * FROM steps")
@@ -181,6 +188,7 @@ def test_what_is_asked_in_the_end_may_change(train: Callable[..., Any], small_wo
     assert rows(tmp_path / "run", "SELECT * FROM steps") == steps
 
 
+@pytest.mark.slow
 def test_a_start_that_failed_is_mended_without_overwriting(
     train: Callable[..., Any], small_world: Path, tmp_path: Path
 ) -> None:
@@ -197,6 +205,7 @@ def test_a_start_that_failed_is_mended_without_overwriting(
     assert result_bytes(tmp_path / "run") == result_bytes(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_record_of_an_older_version_lacks_keys_that_are_at_their_defaults(
     train: Callable[..., Any], tmp_path: Path
 ) -> None:
