@@ -47,10 +47,11 @@ def locked(out: Path, *, patience: float | None = PATIENCE, waiting: str = "") -
         InputError: another process has the lock, or nothing can be written beside `out`.
     """
     out = Path(os.path.abspath(out))
+    handle, path = None, out
     with parents(out):
-        with reporting_full_disk(out):
-            handle, path = _locked_file(out, patience, waiting)
         try:
+            with reporting_full_disk(out):
+                handle, path = _locked_file(out, patience, waiting)
             yield
         finally:
             if handle is not None:
@@ -197,6 +198,11 @@ def _taken(path: Path) -> int | None:
     except (BlockingIOError, FileNotFoundError):
         pass
     except BaseException:
+        # Ctrl-C on the way: what this made, or took, is removed again. What another holds is not.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                path.unlink()
         os.close(handle)
         raise
     os.close(handle)
