@@ -355,3 +355,17 @@ def test_an_interrupt_while_a_file_is_begun_or_written_leaves_nothing(
         staging.write_bytes(tmp_path / "folder" / "out", b"data")
     assert calls
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_a_lock_is_taken_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genepool.locking.os.ftruncate", interrupted)
+        with pytest.raises(KeyboardInterrupt), locking.locked(tmp_path / "out"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with locking.locked(tmp_path / "out"):
+        assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ The frozen forecaster stays; what a net of theirs says is added to its forecast.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ class SystemsAdapter(StreamAdapter):
     asks = frozenset({"series"})
     order = "Series come in the order of time."
 
+    @abstractmethod
     def _train(self, past: torch.Tensor, left: torch.Tensor, systems: torch.Tensor) -> None:
         """Learns before the stream.
 
@@ -54,23 +56,22 @@ class SystemsAdapter(StreamAdapter):
             left: what the frozen forecaster leaves of what followed them, shape (n, values).
             systems: the number of the system that each is of, shape (n,).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _follow(self, past: torch.Tensor, left: torch.Tensor) -> None:
         """Learns of the last windows whose every step has come; arguments as for `_train`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _added(self, past: torch.Tensor) -> torch.Tensor:
         """What is added to the forecast after these windows, shape (n, values)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _learned(self) -> dict[str, torch.Tensor]:
         """What `_train` and `_follow` learned, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _put_back(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Takes what `_learned` gave; names and shapes are right."""
-        raise NotImplementedError
 
     def _prepare(self, source: SourceExamples | None) -> None:
         assert source is not None
